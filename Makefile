@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check fix bench deep lock install clean
+.DEFAULT_GOAL := test
+
+# The stamp is written last: an interrupted installation is done again.
+.venv/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+install: .venv/.installed
+
+demo: install  ## the main job on the embedded default, under five minutes
+	$(BIN)/python -m anwen.cli.demo demo
+
+test: install  ## every test, under ten minutes
+	$(BIN)/python -m pytest -m "not deep"
+
+deep: install  ## the long suites too
+	ANWEN_HYPOTHESIS=deep $(BIN)/python -m pytest
+
+check: install  ## what CI runs beside the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pip check
+
+fix: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## the figures of docs/benchmarks.md
+	$(BIN)/python bench/run.py
+
+lock:  ## resolve anew: all extras and development tools, with hashes
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --all-extras --all-build-deps \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Anwen: a self-hosted vault for personal data."""

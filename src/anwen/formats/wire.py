@@ -1,0 +1,283 @@
+"""Messages between client, keepers and nodes: columnar, fixed width, one strict decoder for all ends.
+
+A message is ``ANW1 | op u8 | salt 16 | scalars | tables | blob lists``, in the order of its schema. Integers
+are big-endian. A table is ``n u32`` and then each column as one contiguous array; a blob list is
+``n u32 | length u32 * n | bytes``. The operation lies inside the signed bytes, and every message begins with
+128 random bits, so that a hash of it tests nothing (docs/spec/wire.md).
+
+Pure: no I/O, no clock; the caller brings the salt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from anwen.errors import MalformedError, TooLargeError
+
+MAGIC = b"ANW1"
+SALT_BYTES = 16
+MAX_BODY_BYTES = 64 * 2**20
+MAX_ROWS = 2**18
+"""Rows of any one table in any one message. Keepers and nodes set lower limits of their own."""
+
+Array = npt.NDArray[np.generic]
+_UINT = {"u1": np.dtype("u1"), "u2": np.dtype(">u2"), "u4": np.dtype(">u4"), "u8": np.dtype(">u8")}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `kind` is "u1", "u2", "u4", "u8", or the width in bytes of an opaque value."""
+
+    name: str
+    kind: str | int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes a row takes."""
+        return self.kind if isinstance(self.kind, int) else _UINT[self.kind].itemsize
+
+    def encode(self, values: Array, rows: int) -> bytes:
+        """Return the column's bytes; integers shape (n,), opaque values uint8 shape (n, width)."""
+        if isinstance(self.kind, int):
+            array = np.ascontiguousarray(values, np.uint8)
+            expected: tuple[int, ...] = (rows, self.kind)
+        else:
+            array = np.ascontiguousarray(values, _UINT[self.kind])
+            expected = (rows,)
+        if array.shape != expected:
+            raise MalformedError(f"column {self.name}: expected shape {expected}, got {array.shape}")
+        return array.tobytes()
+
+    def decode(self, data: memoryview, rows: int) -> Array:
+        """Return a read-only view on `data`."""
+        if isinstance(self.kind, int):
+            return np.frombuffer(data, np.uint8).reshape(rows, self.kind)
+        return np.frombuffer(data, _UINT[self.kind])
+
+
+RECORDS = (  # rows of a put, as keepers and nodes both see them: the receipt's root covers these bytes
+    Column("collection", "u2"),
+    Column("subject", 16),
+    Column("record", 16),
+    Column("version", "u4"),
+    Column("tag", 16),  # first 16 bytes of SHA-256 over the row's (class, commitment) pairs
+    Column("collected_s", "u8"),
+    Column("expires_s", "u8"),  # 0: no end of its own
+)
+CELLS = (Column("record_row", "u4"), Column("class", "u2"), Column("commitment", 32))
+TOKENS = (Column("collection", "u2"), Column("field", "u2"), Column("normaliser", "u2"), Column("token", 32))
+OPEN_RECORDS = (Column("collection", "u2"), Column("subject", 16), Column("record", 16))
+OPEN_CELLS = (
+    Column("record_row", "u4"),
+    Column("class", "u2"),
+    Column("version", "u4"),
+    Column("collected_s", "u8"),
+    Column("expires_s", "u8"),
+    Column("nonce", 24),
+)
+DELETED = (Column("collection", "u2"), Column("subject", 16), Column("record", 16), Column("version", "u4"))
+ROWS = (*RECORDS, Column("verified", "u1"))  # sealed rows as a node answers them, beside their blobs
+CLASSES = (Column("class", "u2"),)
+POSTINGS = (
+    Column("record_row", "u4"),
+    Column("class", "u2"),  # the class whose field it indexes: superseded with it
+    Column("unique", "u1"),
+    Column("labels", "u1"),  # how many rows of the `labels` table are this posting's candidates, in slot order
+    Column("mac", 16),
+)
+LABELS = (Column("label", 16),)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Shape of one message."""
+
+    code: int
+    scalars: tuple[Column, ...] = ()
+    tables: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    blobs: tuple[str, ...] = ()
+
+
+_U4 = "u4"
+SCHEMAS: Mapping[str, Schema] = {
+    # client -> keeper
+    "put": Schema(1, (Column("epoch", _U4), Column("generation", _U4)), {"records": RECORDS, "cells": CELLS, "tokens": TOKENS}),
+    "open": Schema(2, (Column("epoch", _U4),), {"records": OPEN_RECORDS, "cells": OPEN_CELLS}),
+    "index": Schema(3, (Column("generation", _U4),), {"tokens": TOKENS}),
+    "prehash": Schema(4, (), {"fields": (Column("collection", "u2"), Column("field", "u2"))}),
+    "verify": Schema(5, (Column("epoch", _U4),), {"records": OPEN_RECORDS, "cells": OPEN_CELLS}),
+    "delete": Schema(6, (), {"records": DELETED}),
+    "audit": Schema(7, (Column("subject", 16), Column("since_s", "u8"))),  # who has seen this person
+    "log": Schema(8, (Column("start", "u8"), Column("count", _U4))),  # entries and the cosigned checkpoint
+    "state": Schema(9),  # epoch, generation, policy version, log size, peers: for clients and doctor
+    # keeper -> client: the rest of a log or audit answer (DPRF answers: formats.answer)
+    "entries": Schema(16, (Column("start", "u8"), Column("size", "u8")), {}, ("entries", "checkpoint")),
+    # client -> node
+    "node_put": Schema(
+        32,
+        (Column("epoch", _U4), Column("generation", _U4), Column("nonce_base", 20), Column("verified", "u1")),
+        {
+            "records": RECORDS,
+            "cells": CELLS,
+            "wraps": (Column("wrap", 32),),  # one for each cell; the cell's row number completes its nonce
+            "postings": POSTINGS,
+            "labels": LABELS,
+        },
+        ("envelopes", "receipts"),  # one envelope for each cell
+    ),
+    "node_get": Schema(33, (), {"records": (Column("record", 16),), "classes": CLASSES}),
+    "node_find": Schema(34, (), {"labels": LABELS, "classes": CLASSES}),
+    "node_list": Schema(
+        35,
+        (Column("collection", "u2"), Column("after", 16), Column("limit", _U4)),
+        {"subjects": (Column("subject", 16),), "classes": CLASSES},  # no subjects: the whole collection, by record id
+    ),
+    "node_delete": Schema(36, (), {"records": DELETED}, ("receipts",)),
+    # node -> client
+    "outcomes": Schema(48, (), {"records": (Column("outcome", "u1"),), "postings": (Column("slot", _U4),)}),
+    "rows": Schema(
+        49,
+        (),
+        {"hits": (Column("label_row", _U4), Column("record", 16), Column("mac", 16)), "rows": ROWS},
+        ("sealed", "wraps"),  # one blob of each for each row: formats.envelope.{split_cells, split_wraps}
+    ),
+}
+_CODES = {schema.code: name for name, schema in SCHEMAS.items()}
+
+Table = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A decoded message. Columns are read-only views on the received bytes."""
+
+    op: str
+    salt: bytes
+    scalars: dict[str, int | bytes]
+    tables: dict[str, Table]
+    blobs: dict[str, list[bytes]]
+
+    def number(self, name: str) -> int:
+        """Return an integer scalar."""
+        value = self.scalars[name]
+        assert isinstance(value, int)
+        return value
+
+    def opaque(self, name: str) -> bytes:
+        """Return an opaque scalar."""
+        value = self.scalars[name]
+        assert isinstance(value, bytes)
+        return value
+
+
+def rows_in(table: Table) -> int:
+    """Return how many rows a table has."""
+    return len(next(iter(table.values())))
+
+
+def encode_table(columns: Sequence[Column], table: Table) -> bytes:
+    """Return one table's bytes. Raises MalformedError when columns disagree in shape or name."""
+    if set(table) != {c.name for c in columns}:
+        raise MalformedError(f"expected columns {[c.name for c in columns]}, got {sorted(table)}")
+    rows = rows_in(table)
+    return struct.pack(">I", rows) + b"".join(c.encode(table[c.name], rows) for c in columns)
+
+
+def put_root(records: Table, cells: Table) -> bytes:
+    """Return the root that receipts of a put cover: SHA-256 over both tables, as sent."""
+    return hashlib.sha256(encode_table(RECORDS, records) + encode_table(CELLS, cells)).digest()
+
+
+def delete_root(records: Table) -> bytes:
+    """Return the root that receipts of a deletion cover."""
+    return hashlib.sha256(encode_table(DELETED, records)).digest()
+
+
+def encode(
+    op: str,
+    salt: bytes,
+    scalars: Mapping[str, int | bytes] | None = None,
+    tables: Mapping[str, Table] | None = None,
+    blobs: Mapping[str, Sequence[bytes]] | None = None,
+) -> bytes:
+    """Return the bytes of one message; missing tables and blob lists are empty.
+
+    Raises:
+        MalformedError: a part does not follow the schema of `op`.
+    """
+    schema = SCHEMAS[op]
+    scalars, tables, blobs = scalars or {}, tables or {}, blobs or {}
+    if len(salt) != SALT_BYTES or set(scalars) != {c.name for c in schema.scalars}:
+        raise MalformedError(f"{op}: expected a {SALT_BYTES}-byte salt and scalars {[c.name for c in schema.scalars]}")
+    if not set(tables) <= set(schema.tables) or not set(blobs) <= set(schema.blobs):
+        raise MalformedError(f"{op}: unknown part in {sorted(tables)} or {sorted(blobs)}")
+    parts = [MAGIC, bytes([schema.code]), salt]
+    for column in schema.scalars:
+        value = scalars[column.name]
+        parts.append(value if isinstance(value, bytes) else value.to_bytes(column.row_bytes))
+        if len(parts[-1]) != column.row_bytes:
+            raise MalformedError(f"{op}: {column.name} takes {column.row_bytes} bytes, got {len(parts[-1])}")
+    for name, columns in schema.tables.items():
+        parts.append(encode_table(columns, tables[name]) if name in tables else struct.pack(">I", 0))
+    for name in schema.blobs:
+        blob_list = blobs.get(name, ())
+        parts.append(struct.pack(f">I{len(blob_list)}I", len(blob_list), *map(len, blob_list)))
+        parts.extend(blob_list)
+    return b"".join(parts)
+
+
+class _Reader:
+    def __init__(self, body: bytes) -> None:
+        self.data, self.at = memoryview(body), 0
+
+    def take(self, size: int, what: str) -> memoryview:
+        if size > len(self.data) - self.at:
+            raise MalformedError(f"{what}: {size} bytes expected, {len(self.data) - self.at} left")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def count(self, what: str) -> int:
+        rows: int = struct.unpack(">I", self.take(4, what))[0]
+        if rows > MAX_ROWS:
+            raise TooLargeError(f"{what}: {rows} rows, at most {MAX_ROWS}")
+        return rows
+
+
+def decode(body: bytes, *expected: str) -> Message:
+    """Return the message in `body`, whose operation must be one of `expected`.
+
+    Raises:
+        MalformedError: another operation, a short or long body. TooLargeError: more than MAX_ROWS or MAX_BODY_BYTES.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLargeError(f"message of {len(body)} bytes, at most {MAX_BODY_BYTES}")
+    reader = _Reader(body)
+    if bytes(reader.take(4, "magic")) != MAGIC:
+        raise MalformedError("not an Anwen message")
+    op = _CODES.get(reader.take(1, "operation")[0], "unknown")
+    if op not in expected:
+        raise MalformedError(f"expected operation {' or '.join(expected)}, got {op}")
+    schema = SCHEMAS[op]
+    salt = bytes(reader.take(SALT_BYTES, "salt"))
+    scalars: dict[str, int | bytes] = {}
+    for column in schema.scalars:
+        raw = bytes(reader.take(column.row_bytes, column.name))
+        scalars[column.name] = raw if isinstance(column.kind, int) else int.from_bytes(raw)
+    tables: dict[str, Table] = {}
+    for name, columns in schema.tables.items():
+        rows = reader.count(name)
+        tables[name] = {c.name: c.decode(reader.take(rows * c.row_bytes, f"{name}.{c.name}"), rows) for c in columns}
+    blobs: dict[str, list[bytes]] = {}
+    for name in schema.blobs:
+        rows = reader.count(name)
+        lengths = struct.unpack(f">{rows}I", reader.take(4 * rows, name))
+        blobs[name] = [bytes(reader.take(length, name)) for length in lengths]
+    if reader.at != len(body):
+        raise MalformedError(f"{op}: {len(body) - reader.at} bytes after the end")
+    return Message(op, salt, scalars, tables, blobs)

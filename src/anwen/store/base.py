@@ -1,0 +1,131 @@
+"""What a store engine must do: look sealed rows up by random keys, and take idempotent writes.
+
+Everything in it is an envelope, a wrap, a label or a random id. The protocol is key-value: an engine may run the
+steps of a put one by one (rows, wraps, postings, then the claim of the version, which alone makes a row visible), so
+that a leaderless database will do. Equal keys mean equal bytes: a repeated step changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Outcome(enum.IntEnum):
+    """What became of one row of a put."""
+
+    STORED = 0  # durable and visible; also when it was there already, byte for byte
+    UNIQUE_TAKEN = 1  # another live record holds the value of a unique field; nothing of the row was stored
+    VERSION_TAKEN = 2  # the version is not the successor of the current one; nothing of the row was stored
+    NO_SLOT = 3  # all candidate labels of a posting are taken: come again with later ones; nothing was stored
+    DELETED = 4  # the record was deleted; nothing was stored
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One index entry to place: into the first of `labels` that is free, a tombstone, or this record's already."""
+
+    class_id: int
+    unique: bool
+    labels: tuple[bytes, ...]
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PutRow:
+    """One version of a record: the classes that were sealed together."""
+
+    collection: int
+    subject: bytes
+    record: bytes
+    version: int
+    tag: bytes  # names the commitments: two writers' halves of one version never mix
+    collected_s: int
+    expires_s: int
+    classes: tuple[int, ...]
+    sealed: bytes  # `formats.envelope.join_cells`
+    wraps: bytes  # `formats.envelope.join_wraps`
+    verified: bool
+    postings: tuple[Posting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A visible row that is current for at least one class."""
+
+    collection: int
+    subject: bytes
+    record: bytes
+    version: int
+    tag: bytes
+    collected_s: int
+    expires_s: int
+    sealed: bytes
+    wraps: bytes
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """Outcome of a row, and for each posting which of its labels it took (meaningless unless STORED)."""
+
+    outcome: Outcome
+    slots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A label that is taken. A tombstone has record and mac of zero bytes."""
+
+    label_row: int
+    record: bytes
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts for `doctor`; none of them names anybody."""
+
+    records: int
+    rows: int
+    postings: int
+    unverified: int
+    size_bytes: int
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """An engine. All methods may be called concurrently; concurrent writes share a commit."""
+
+    async def put(self, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
+        """Store rows, each wholly or not at all; outcomes in the order of `rows`.
+
+        Durable on disk before it returns. Idempotent: the same rows again give the same outcomes. A row of version v
+        needs v - 1 to be the record's current version (1: no record yet). Labels of the row's classes that earlier
+        versions took, and this one did not, become tombstones in the same step.
+
+        Raises: StorageError: nothing of this call was stored.
+        """
+
+    async def get(self, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
+        """Return, record by record, the rows that are current for any of `classes` (none: all); unknown ids give none."""
+
+    async def find(self, labels: Sequence[bytes]) -> list[Hit]:
+        """Return the taken labels, tombstones included, in the order of `labels`."""
+
+    async def list_subjects(self, collection: int, subjects: Sequence[bytes], after: bytes, limit: int) -> list[bytes]:
+        """Return record ids of these subjects in a collection (no subjects: of all), ascending, greater than `after`."""
+
+    async def delete(self, records: Sequence[tuple[bytes, int]]) -> None:
+        """Remove records up to a version: postings become tombstones, rows and wraps go, the ids stay spent.
+
+        Durable before it returns, idempotent; unknown records are marked deleted all the same.
+        """
+
+    async def statistics(self) -> Statistics:
+        """Return counts and the settings that durability depends on, read back from the engine."""
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the files."""
