@@ -1,1 +1,1 @@
-""""""
+"""Engines that keep sealed rows and postings."""
