@@ -1,1 +1,1 @@
-""""""
+"""Keys, pseudo-random functions, envelopes, blind index, Merkle trees and grants. Pure: randomness and time come in."""

@@ -1,0 +1,214 @@
+"""Grants: a principal's short-lived statement, for one recipient, that covers one request (docs/spec/grant.md).
+
+A compact JWS with one header, one algorithm and six claims. The header's bytes are compared, never interpreted, so
+there is no algorithm to choose (RFC 8725 section 3.1). ECDSA signatures are malleable: a grant is known by its
+`jti`, never by its bytes.
+
+Pure: the caller brings the time. Every refusal has one wording; its cause is a note on the error, for the log.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from anwen.errors import GrantError, MalformedError
+
+HEADER = b'{"alg":"ES256","typ":"anwen-grant-1"}'
+MAX_CHARS = 2048
+MAX_AGE_S = 120
+JTI_BYTES = 16
+REQUEST_BYTES = 32
+WORDING = "the grant does not cover this request"
+
+_HEADER64 = base64.urlsafe_b64encode(HEADER).rstrip(b"=").decode()
+_NAME = re.compile(r"[!#-\[\]-~]{1,64}", re.ASCII)  # printable, no space, quote or backslash: one spelling in JSON
+_AUDIENCE = re.compile(r"[0-9a-f]{32}/(node|keeper/[!#-\[\]-~]{1,16})", re.ASCII)
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The claims of a grant."""
+
+    issuer: str  # principal id
+    audience: str  # `keeper_audience` or `node_audience`
+    expires_s: int
+    jti: bytes  # 16 random bytes, the same for all keepers of one request
+    purpose: str
+    request: bytes  # SHA-256 of the request's body
+
+
+Parts = tuple[Grant, bytes, bytes]
+"""A parsed grant, what was signed, and the 64-byte signature."""
+
+
+def keeper_audience(vault: bytes, keeper: str) -> str:
+    """Return the audience of a grant for one keeper."""
+    return f"{vault.hex()}/keeper/{keeper}"
+
+
+def node_audience(vault: bytes) -> str:
+    """Return the audience of a grant for the nodes, which keep no state that a second use could harm."""
+    return f"{vault.hex()}/node"
+
+
+def _refuse(cause: str) -> NoReturn:
+    error = GrantError(WORDING)
+    error.add_note(cause)
+    raise error
+
+
+def _encode64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode64(text: object) -> bytes:
+    if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
+        _refuse("not base64url without padding")
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        _refuse("not base64url without padding")
+    if _encode64(data) != text:
+        _refuse("base64url has stray bits")
+    return data
+
+
+def _has_form(grant: Grant) -> bool:
+    return (
+        _NAME.fullmatch(grant.issuer) is not None
+        and _NAME.fullmatch(grant.purpose) is not None
+        and _AUDIENCE.fullmatch(grant.audience) is not None
+        and 0 < grant.expires_s < 2**40
+        and len(grant.jti) == JTI_BYTES
+        and len(grant.request) == REQUEST_BYTES
+    )
+
+
+def sign(key: EllipticCurvePrivateKey, grant: Grant) -> str:
+    """Return the signed grant, as it follows `Authorization: Anwen`.
+
+    Raises:
+        MalformedError: the key is not on P-256, or a claim has another form.
+    """
+    if not isinstance(key.curve, SECP256R1) or not _has_form(grant):
+        raise MalformedError("grant: expected a P-256 key, ids of 1 to 64 printable characters and claims in form")
+    claims = {
+        "iss": grant.issuer,
+        "aud": grant.audience,
+        "exp": grant.expires_s,
+        "jti": _encode64(grant.jti),
+        "purpose": grant.purpose,
+        "req": _encode64(grant.request),
+    }
+    signing_input = f"{_HEADER64}.{_encode64(json.dumps(claims, separators=(',', ':')).encode())}"
+    r, s = decode_dss_signature(key.sign(signing_input.encode(), ECDSA(hashes.SHA256())))
+    return f"{signing_input}.{_encode64(r.to_bytes(32) + s.to_bytes(32))}"
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member occurs twice")
+    return members
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _claims(payload: bytes) -> Grant:
+    try:
+        claims = json.loads(payload.decode("ascii"), object_pairs_hook=_members, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # bad UTF-8 and JSON errors are ValueErrors
+        _refuse("claims are not strict JSON")
+    if not isinstance(claims, dict) or set(claims) != {"iss", "aud", "exp", "jti", "purpose", "req"}:
+        _refuse("claims are not exactly iss, aud, exp, jti, purpose, req")
+    issuer, audience, purpose, expires_s = claims["iss"], claims["aud"], claims["purpose"], claims["exp"]
+    if not (isinstance(issuer, str) and isinstance(audience, str) and isinstance(purpose, str)):
+        _refuse("iss, aud and purpose are not strings")
+    if type(expires_s) is not int:  # a bool is an int to isinstance
+        _refuse("exp is not an integer")
+    grant = Grant(issuer, audience, expires_s, _decode64(claims["jti"]), purpose, _decode64(claims["req"]))
+    if not _has_form(grant):
+        _refuse("a claim has another form")
+    return grant
+
+
+def parse(token: str) -> Parts:
+    """Return the claims of a grant, the bytes that were signed and the signature, which is *not* verified here.
+
+    Raises:
+        GrantError: anything but the one accepted form. Costs no signature check.
+    """
+    if len(token) > MAX_CHARS:
+        _refuse(f"more than {MAX_CHARS} characters")
+    parts = token.split(".")
+    if len(parts) != 3 or parts[0] != _HEADER64:
+        _refuse("not three parts with the one header")
+    grant, signature = _claims(_decode64(parts[1])), _decode64(parts[2])
+    if len(signature) != 64:
+        _refuse("signature is not 64 bytes")
+    return grant, f"{parts[0]}.{parts[1]}".encode(), signature
+
+
+def load_public_key(der: bytes) -> EllipticCurvePublicKey:
+    """Return a P-256 public key from its DER SubjectPublicKeyInfo.
+
+    Raises:
+        MalformedError: not a key, or on another curve.
+    """
+    try:
+        key = load_der_public_key(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise MalformedError("public key: expected DER SubjectPublicKeyInfo") from error
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise MalformedError("public key: expected one on P-256")
+    return key
+
+
+def verify(parts: Parts, public_key: EllipticCurvePublicKey) -> None:
+    """Check the signature of a parsed grant. About 60 us.
+
+    Raises:
+        GrantError: it is not by this key, or r or s is out of range.
+    """
+    _, signing_input, signature = parts
+    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+    if not (0 < r < _ORDER and 0 < s < _ORDER):
+        _refuse("r or s is out of range")
+    try:
+        public_key.verify(encode_dss_signature(r, s), signing_input, ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        _refuse("signature is not by the issuer's key")
+
+
+def check(grant: Grant, audience: str, now_s: float, request_hash: bytes, max_age_s: int = MAX_AGE_S) -> None:
+    """Check that a grant is for this recipient, this moment and this request body; cheap, so before `verify`.
+
+    Raises:
+        GrantError: another audience or request, expired, or valid for longer than `max_age_s`.
+    """
+    if grant.audience != audience:
+        _refuse("for another recipient")
+    if not now_s < grant.expires_s <= now_s + max_age_s:
+        _refuse("expired, or valid for too long")
+    if grant.request != request_hash:
+        _refuse("for another request")
