@@ -1,0 +1,150 @@
+"""Read the keepers' logs from outside: who has seen a person, and whether each log is whole.
+
+A log is whole when its entries hash to the root of a checkpoint that its keeper signed, and peers cosigned it. Only
+public keys of the signed policy are needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from anwen.client.session import Session
+from anwen.crypto.merkle import Frontier, leaf_hash
+from anwen.errors import AnwenError, ProofError, QuorumError
+from anwen.formats import wire
+from anwen.formats.checkpoint import Checkpoint, cosignatures, origin_of, verify_note
+from anwen.model import Policy
+
+PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request about a person, as one or more keepers logged it."""
+
+    time_ms: int
+    principal: str
+    purpose: str
+    operation: str
+    classes: tuple[str, ...]
+    keepers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the check of one keeper's log found. `problem` is empty when the log is whole."""
+
+    keeper: str
+    entries: int
+    root: str
+    cosigned_by: tuple[str, ...]
+    problem: str = ""
+
+
+async def who_has_seen(session: Session, purpose: str, subject: str, since_s: int = 0) -> list[Seen]:
+    """Return every request about a person since a time, oldest first, merged over all keepers that answer.
+
+    The same request lies in several logs: its `jti` joins them.
+
+    Raises: QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in none of these logs.
+    """
+    scalars: dict[str, int | bytes] = {"subject": bytes.fromhex(subject), "since_s": since_s}
+    body = wire.encode("audit", session.random(wire.SALT_BYTES), scalars)
+    seen: dict[str, Seen] = {}
+    answered = 0
+    for keeper in session.policy.keepers:
+        try:
+            answer = wire.decode(await session.keeper(keeper, "audit", purpose, body), "entries")
+        except QuorumError:
+            continue
+        answered += 1
+        for raw in answer.blobs["entries"]:
+            entry = json.loads(raw)
+            known = seen.get(entry["jti"])
+            keepers = (*known.keepers, keeper) if known else (keeper,)
+            seen[entry["jti"]] = Seen(
+                known.time_ms if known else entry["t"],
+                entry["iss"],
+                entry["purpose"],
+                entry["op"],
+                class_names(session.policy, entry["classes"]),
+                keepers,
+            )
+    if answered < session.policy.answers_to_defeat:
+        raise QuorumError(f"{answered} logs read; {session.policy.answers_to_defeat} are needed to miss no opening")
+    return sorted(seen.values(), key=lambda s: s.time_ms)
+
+
+def class_names(policy: Policy, classes: dict[str, int]) -> tuple[str, ...]:
+    """Return "person.identity" for "1.1", and so on."""
+    names = []
+    for pair in classes:
+        collection_id, _, class_id = pair.partition(".")
+        collection = policy.collection_by_id[int(collection_id)]
+        by_id = {c.id: c.name for c in collection.classes} | {c.rendition_id: f"{c.name}.masked" for c in collection.classes}
+        names.append(f"{collection.name}.{by_id.get(int(class_id), '_index')}")
+    return tuple(sorted(names))
+
+
+async def entries(session: Session, purpose: str, keeper: str, start: int = 0) -> AsyncIterator[tuple[bytes, str]]:
+    """Yield a keeper's log entries from `start` on, each with the checkpoint note of the page it came in."""
+    at, size = start, start + 1
+    while at < size:
+        scalars: dict[str, int | bytes] = {"start": at, "count": PAGE}
+        body = wire.encode("log", session.random(wire.SALT_BYTES), scalars)
+        answer = wire.decode(await session.keeper(keeper, "log", purpose, body), "entries")
+        note = answer.blobs["checkpoint"][0].decode() if answer.blobs["checkpoint"] else ""
+        if at == start:
+            size = answer.number("size")  # reading is logged too: an end that moves on is not chased
+        page = answer.blobs["entries"][: size - at]
+        if not page:
+            return
+        for entry in page:
+            yield entry, note
+        at += len(page)
+
+
+async def verify(session: Session, purpose: str) -> list[Verdict]:
+    """Check every keeper's log from its first entry to its cosigned checkpoint; one verdict for each keeper."""
+    return [await _verify_one(session, purpose, keeper) for keeper in session.policy.keepers]
+
+
+async def _verify_one(session: Session, purpose: str, keeper: str) -> Verdict:
+    frontier, note, roots = Frontier(), "", {0: Frontier().root()}
+    checkpoint: Checkpoint | None = None
+    try:
+        async for entry, page_note in entries(session, purpose, keeper):
+            if page_note and page_note != note:
+                note = page_note
+                checkpoint = _checkpoint(session.policy, keeper, note)
+            frontier.append(leaf_hash(entry))
+            if checkpoint and frontier.size == checkpoint.size:
+                roots[frontier.size] = frontier.root()
+        if checkpoint is None:
+            raise ProofError(f"keeper {keeper}: no cosigned checkpoint yet")
+        if checkpoint.size > frontier.size:
+            raise ProofError(f"keeper {keeper}: {frontier.size} entries, but {checkpoint.size} were cosigned")
+        if roots.get(checkpoint.size) != checkpoint.root:
+            raise ProofError(f"keeper {keeper}: its entries do not hash to the root that was cosigned")
+        by = _cosigners(session.policy, keeper, note)
+        if not by:
+            raise ProofError(f"keeper {keeper}: no peer has cosigned its checkpoint")
+        return Verdict(keeper, frontier.size, frontier.root().hex(), by)
+    except AnwenError as error:
+        return Verdict(keeper, frontier.size, "", (), f"{error.code}: {error}")
+
+
+def _checkpoint(policy: Policy, keeper: str, note: str) -> Checkpoint:
+    origin = origin_of(policy.vault, keeper)
+    checkpoint = verify_note(note, origin, policy.keepers[keeper].identity)
+    if checkpoint.origin != origin:
+        raise ProofError(f"keeper {keeper}: its checkpoint is of another log")
+    return checkpoint
+
+
+def _cosigners(policy: Policy, keeper: str, note: str) -> tuple[str, ...]:
+    witnesses = {origin_of(policy.vault, k): info.identity for k, info in policy.keepers.items() if k != keeper}
+    names = {origin_of(policy.vault, k): k for k in policy.keepers}
+    return tuple(sorted(names[name] for name in cosignatures(note, witnesses)))

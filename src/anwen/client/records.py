@@ -1,0 +1,69 @@
+"""Sealed records as a client holds them between a find and an open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from anwen.client.rows import Cell
+from anwen.errors import ProofError
+from anwen.formats import wire
+from anwen.formats.envelope import split_cells, split_wraps
+from anwen.model import Collection, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that was found: ids in hex, cells still sealed."""
+
+    collection: str
+    id: str
+    subject: str
+    version: int
+    cells: dict[int, Cell] = field(repr=False)
+    searched: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)  # what an opened class must then hold
+
+
+def records_of(policy: Policy, message: wire.Message) -> dict[bytes, Record]:
+    """Return the records in a node's answer, by id, each class at its highest version.
+
+    Raises:
+        ProofError: rows of one record disagree about whom or what they are. MalformedError: junk in a row.
+    """
+    rows = message.tables["rows"]
+    found: dict[bytes, Record] = {}
+    sealed, wraps = message.blobs["sealed"], message.blobs["wraps"]
+    if not len(sealed) == len(wraps) == wire.rows_in(rows):
+        raise ProofError("node: rows and blobs differ in number")
+    for i in range(wire.rows_in(rows)):
+        collection = policy.collection_by_id.get(int(rows["collection"][i]))
+        if collection is None:
+            raise ProofError(f"node: a record of unknown collection {int(rows['collection'][i])}")
+        _add(found, collection, rows, i, split_cells(sealed[i]), split_wraps(wraps[i]))
+    return found
+
+
+def _add(
+    found: dict[bytes, Record],
+    collection: Collection,
+    rows: wire.Table,
+    i: int,
+    envelopes: dict[int, bytes],
+    wraps: dict[int, tuple[bytes, bytes]],
+) -> None:
+    record, subject, version = rows["record"][i].tobytes(), rows["subject"][i].tobytes(), int(rows["version"][i])
+    known = found.get(record)
+    if known is not None and (known.collection, known.subject) != (collection.name, subject.hex()):
+        raise ProofError(f"record {record.hex()}: its rows name different collections or subjects")
+    cells = known.cells if known else {}
+    for class_id, envelope in envelopes.items():
+        if class_id in cells and cells[class_id].version > version:
+            continue
+        if class_id not in wraps:
+            continue  # its wrap is of another epoch, or gone: this class does not open
+        nonce, wrap = wraps[class_id]
+        collected_s, expires_s = int(rows["collected_s"][i]), int(rows["expires_s"][i])
+        cells[class_id] = Cell(
+            collection, subject, record, class_id, version, collected_s, expires_s, envelope, nonce, wrap
+        )
+    top = max(version, known.version if known else 0)
+    found[record] = Record(collection.name, record.hex(), subject.hex(), top, cells)

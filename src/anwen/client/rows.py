@@ -1,0 +1,176 @@
+"""From a person's values to sealed cells and back: the only code in Anwen that turns one into the other.
+
+Pure: randomness comes in as a function of a size. Shapes follow the signed policy: unknown fields are refused, every
+class, rendition and `_index` of a new record is written whether or not it holds anything (docs/architecture.md, "A row").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anwen.crypto import blind_index, envelope
+from anwen.errors import MalformedError, OpenError
+from anwen.formats import normalise
+from anwen.model import INDEX_CLASS, RENDITION, Collection, Field
+
+Random = Callable[[int], bytes]
+PrehashKeys = Mapping[tuple[int, int], bytes]
+"""Token keys by (collection id, field id)."""
+
+Values = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One indexed value of a row."""
+
+    field: Field
+    class_id: int
+    value: bytes = field(repr=False)
+
+
+@dataclass(slots=True, repr=False)
+class Plain:
+    """A row on its way in: validated, addressed, not yet sealed. Holds plaintext; its repr shows none."""
+
+    collection: Collection
+    subject: bytes
+    record: bytes
+    version: int
+    collected_s: int
+    expires_s: int
+    bodies: dict[int, bytes]
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Cell:
+    """One sealed class of a record, with all that a keeper needs to know to help open it."""
+
+    collection: Collection
+    subject: bytes
+    record: bytes
+    class_id: int
+    version: int
+    collected_s: int
+    expires_s: int
+    envelope: bytes
+    nonce: bytes
+    wrap: bytes
+
+
+def canonical_values(collection: Collection, values: Mapping[str, object], classes: Iterable[str]) -> Values:
+    """Return the normalised values of the fields of `classes`.
+
+    Raises:
+        MalformedError: an unknown field, one of another class, a missing required one, or one that does not
+            follow its type; names the field, never the value.
+    """
+    wanted = [f for name in classes for f in collection.fields_of(name)]
+    unknown = sorted(set(values) - {f.name for f in wanted})
+    if unknown:
+        raise MalformedError(f"{collection.name}: unknown field {', '.join(unknown)}")
+    out: Values = {}
+    for f in wanted:
+        raw = values.get(f.name)
+        if raw is None or raw == "":
+            if f.required:
+                raise MalformedError(f"{collection.name}.{f.name}: required, but missing")
+            continue
+        out[f.name] = normalise.normalise(f, raw)
+    return out
+
+
+def tokens_of(collection: Collection, values: Values, classes: Iterable[str], keys: PrehashKeys) -> tuple[Token, ...]:
+    """Return the tokens of the indexed fields among canonical values."""
+    tokens = []
+    for name in classes:
+        class_id = collection.class_named[name].id
+        for f in collection.fields_of(name):
+            if f.index is not None and f.name in values:
+                key = keys[collection.id, f.id]
+                tokens.append(Token(f, class_id, blind_index.token(key, normalise.index_bytes(f, values[f.name]))))
+    return tuple(tokens)
+
+
+def bodies_of(
+    collection: Collection, values: Values, classes: Sequence[str], tokens: Sequence[Token]
+) -> dict[int, bytes]:
+    """Return what each cell of a row will hold, by class id: classes, renditions and `_index`."""
+    bodies: dict[int, bytes] = {}
+    for name in classes:
+        fields = [f for f in collection.fields_of(name) if f.name in values]
+        class_id = collection.class_named[name].id
+        bodies[class_id] = _dump({str(f.id): values[f.name] for f in fields})
+        masked = {str(f.id): normalise.mask(f, values[f.name]) for f in fields if f.mask is not None}
+        bodies[class_id | RENDITION] = _dump(masked)
+    index = [[t.field.id, normalise.NORMALISER_VERSION, t.value.hex()] for t in tokens]
+    bodies[INDEX_CLASS] = _dump(index)
+    return dict(sorted(bodies.items()))
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedRow:
+    """The cells of one row and their DEKs, in ascending class order, before the keepers have answered."""
+
+    plain: Plain
+    class_ids: tuple[int, ...]
+    envelopes: tuple[bytes, ...]
+    deks: bytes  # 32 bytes a cell
+
+
+def seal_row(vault: bytes, row: Plain, random: Random) -> SealedRow:
+    """Seal every cell of a row under a DEK and IV of its own. About 20 us for five cells."""
+    class_ids = tuple(row.bodies)
+    size = envelope.DEK_BYTES + envelope.IV_BYTES
+    fresh = random(size * len(class_ids))
+    deks, envelopes = [], []
+    for i, class_id in enumerate(class_ids):
+        dek = fresh[i * size : i * size + envelope.DEK_BYTES]
+        iv = fresh[i * size + envelope.DEK_BYTES : (i + 1) * size]
+        context = envelope.context(vault, row.collection.id, class_id, row.version, row.subject, row.record)
+        envelopes.append(envelope.seal(dek, iv, context, row.bodies[class_id]))
+        deks.append(dek)
+    return SealedRow(row, class_ids, tuple(envelopes), b"".join(deks))
+
+
+def open_cell(vault: bytes, cell: Cell, value: bytes) -> Values:
+    """Return the fields of a cell, given F(x); a rendition gives its masked fields, `_index` its tokens.
+
+    Raises:
+        OpenError: the envelope does not open, or holds what its class cannot hold.
+    """
+    dek = (int.from_bytes(cell.wrap) ^ int.from_bytes(value)).to_bytes(envelope.DEK_BYTES)
+    context = envelope.context(vault, cell.collection.id, cell.class_id, cell.version, cell.subject, cell.record)
+    body = envelope.open_envelope(dek, context, cell.envelope)
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise OpenError from error
+    if cell.class_id == INDEX_CLASS:
+        return {"_index": content}
+    return _named(cell, content)
+
+
+def _named(cell: Cell, content: object) -> Values:
+    """Name the fields of an opened class; refuse what a broken or malicious writer may have put there (C3, Q39)."""
+    if not isinstance(content, dict):
+        raise OpenError
+    by_id = {str(f.id): f for f in cell.collection.fields}
+    class_of = {c.name: c.id for c in cell.collection.classes}
+    rendition = bool(cell.class_id & RENDITION)
+    values: Values = {}
+    for key, value in content.items():
+        f = by_id.get(key)
+        if f is None or class_of[f.class_name] != cell.class_id & ~RENDITION:
+            raise OpenError
+        if rendition and (f.mask is None or not normalise.is_mask(value)):
+            raise OpenError
+        values[f.name] = value
+    return values

@@ -1,0 +1,220 @@
+"""Put rows: seal them, have the keepers charge, log and answer, give the node sealed bytes and labels."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anwen.client.finding import Query, first_free, token_table
+from anwen.client.opening import stack
+from anwen.client.quorum import Bytes
+from anwen.client.rows import Plain, SealedRow, Token, seal_row
+from anwen.client.session import Session
+from anwen.crypto import blind_index
+from anwen.errors import AnwenError, ConflictError, DisputeError, NotFoundError, ProofError, UnavailableError
+from anwen.formats import wire
+from anwen.formats.envelope import commitment, row_tag
+
+CANDIDATES = 8
+"""Free slots a posting may choose from, beside those that postings of the same value in the same put may take."""
+
+MOST_CANDIDATES = 64
+MOST_HINTS = 2**18
+NO_SLOT = 0xFFFFFFFF
+STORED, UNIQUE_TAKEN, VERSION_TAKEN, SLOTS_TAKEN, DELETED = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What became of a row. With an error, nothing of the row is stored."""
+
+    record: str
+    subject: str
+    version: int
+    error: AnwenError | None = None
+
+
+class Writer:
+    """Puts of one session. Keeps, in memory, how many postings common values have: nothing else outlives a put."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._next_slot: dict[tuple[int, int, bytes], int] = {}
+
+    async def put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult]:
+        """Seal and store rows; one result for each, in order.
+
+        Raises:
+            DisputeError: keepers contradict each other; nothing was stored. DeniedError, QuorumError: likewise.
+        """
+        batch = _Batch(self.session, rows)
+        epoch, generation = await self.session.current(purpose)
+        scalars: dict[str, int | bytes] = {"epoch": epoch, "generation": generation}
+        salt = self.session.random(wire.SALT_BYTES)
+        answers = await self.session.ask_all("put", purpose, wire.encode("put", salt, scalars, batch.keeper_tables()))
+        values, contradicted, doubled, found = self.session.combine(answers, batch.cells + len(batch.queries))
+        bases = {a.nonce_base for a in answers.values()}
+        if contradicted.any() or len(bases) != 1:
+            evidence = tuple(a.receipt for a in answers.values())
+            raise DisputeError("keepers contradict each other: nothing was stored; see the session's reports", evidence)
+        keys = [value.tobytes() for value in values[batch.cells :]]
+        scalars |= {"nonce_base": bases.pop(), "verified": int(bool(doubled.all()))}
+        wraps = batch.deks ^ values[: batch.cells]
+        receipts = list(found.receipts.values())
+        return await self._store(purpose, batch, keys, scalars, wraps, receipts)
+
+    async def _store(
+        self,
+        purpose: str,
+        batch: _Batch,
+        keys: Sequence[bytes],
+        scalars: dict[str, int | bytes],
+        wraps: Bytes,
+        receipts: Sequence[bytes],
+    ) -> list[PutResult]:
+        """Give the node the batch until every posting has a slot; what is stored already is stored no second time."""
+        outcomes = np.full(len(batch.rows), SLOTS_TAKEN)
+        for _ in range(len(batch.rows) + 8):
+            starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
+            tables = batch.node_tables(wraps, keys, starts)
+            blobs = {"envelopes": batch.envelopes, "receipts": receipts}
+            body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
+            answer = await self.session.node("node_put", purpose, body, "outcomes")
+            outcomes = np.asarray(answer.tables["records"]["outcome"])
+            slots = np.asarray(answer.tables["postings"]["slot"])
+            if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
+                raise ProofError("node: an answer for another number of rows")
+            self._learn(batch, starts, slots)
+            if not (outcomes == SLOTS_TAKEN).any():
+                return batch.results(outcomes)
+            await self._move_on(purpose, batch, keys, starts, outcomes == SLOTS_TAKEN)
+        raise UnavailableError("no free slot found for a posting: other writers of the same value were faster")
+
+    def _learn(self, batch: _Batch, starts: Sequence[int], slots: np.ndarray) -> None:
+        for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
+            query = batch.queries[query_row]
+            if slot != NO_SLOT and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
+                after = starts[query_row] + slot + 1
+                if len(self._next_slot) >= MOST_HINTS:
+                    self._next_slot.clear()
+                self._next_slot[_hint(query)] = max(after, self._next_slot.get(_hint(query), 0))
+
+    async def _move_on(
+        self, purpose: str, batch: _Batch, keys: Sequence[bytes], starts: Sequence[int], full: np.ndarray
+    ) -> None:
+        """Learn where the free slots begin of the values whose candidates were all taken."""
+        rows = {query_row for row, query_row, _ in batch.postings if full[row] and not batch.queries[query_row].unique}
+        for i in rows:
+            known = self._next_slot.get(_hint(batch.queries[i]), 0)
+            start = max(known, starts[i])
+            self._next_slot[_hint(batch.queries[i])] = await first_free(self.session, purpose, keys[i], start)
+
+
+def _hint(query: Query) -> tuple[int, int, bytes]:
+    return query.collection, query.field, query.token[:16]
+
+
+class _Batch:
+    """Sealed rows in random order, as columns. `postings`: (row, row in `queries`, token) in row order."""
+
+    def __init__(self, session: Session, rows: Sequence[Plain]) -> None:
+        self._order = list(range(len(rows)))
+        secrets.SystemRandom().shuffle(self._order)  # a dump shows who was written together, not in which order
+        self.rows: list[SealedRow] = [seal_row(session.policy.vault, rows[i], session.random) for i in self._order]
+        self.deks: Bytes = np.frombuffer(b"".join(r.deks for r in self.rows), np.uint8).reshape(-1, 32)
+        self.envelopes = [e for r in self.rows for e in r.envelopes]
+        self.cells = len(self.envelopes)
+        wanted = [(i, t, _query(r.plain, t)) for i, r in enumerate(self.rows) for t in r.plain.tokens]
+        self.queries = sorted({q for *_, q in wanted}, key=lambda q: (q.collection, q.field, q.token))
+        place = {q: i for i, q in enumerate(self.queries)}
+        self.postings: list[tuple[int, int, Token]] = [(i, place[q], t) for i, t, q in wanted]
+        self._tables = self._sealed_tables()
+
+    def _sealed_tables(self) -> dict[str, wire.Table]:
+        plain = [r.plain for r in self.rows]
+        commitments = [commitment(e) for e in self.envelopes]
+        ends = np.cumsum([len(r.class_ids) for r in self.rows])
+        tags = [
+            row_tag(r.class_ids, commitments[end - len(r.class_ids) : end])
+            for r, end in zip(self.rows, ends.tolist(), strict=True)
+        ]
+        records: wire.Table = {
+            "collection": np.array([p.collection.id for p in plain]),
+            "subject": stack([p.subject for p in plain], 16),
+            "record": stack([p.record for p in plain], 16),
+            "version": np.array([p.version for p in plain]),
+            "tag": stack(tags, 16),
+            "collected_s": np.array([p.collected_s for p in plain], np.uint64),
+            "expires_s": np.array([p.expires_s for p in plain], np.uint64),
+        }
+        cells: wire.Table = {
+            "record_row": np.repeat(np.arange(len(plain)), [len(r.class_ids) for r in self.rows]),
+            "class": np.array([c for r in self.rows for c in r.class_ids]),
+            "commitment": stack(commitments, 32),
+        }
+        return {"records": records, "cells": cells}
+
+    def keeper_tables(self) -> dict[str, wire.Table]:
+        """Return what keepers see: tokens in an array of their own, sorted, so that no row shows which is its (Q49)."""
+        return {**self._tables, "tokens": token_table(self.queries)}
+
+    def node_tables(self, wraps: Bytes, keys: Sequence[bytes], starts: Sequence[int]) -> dict[str, wire.Table]:
+        """Return what the node sees. The n-th posting of a value in this put may choose among 8 + n slots."""
+        earlier: Counter[int] = Counter()
+        counts, labels, macs = [], [], []
+        total = Counter(query_row for _, query_row, _ in self.postings)
+        most = {i: 1 if q.unique else min(CANDIDATES + total[i], MOST_CANDIDATES) for i, q in enumerate(self.queries)}
+        label_of = {i: blind_index.labels(keys[i], starts[i], count) for i, count in most.items()}
+        for row, i, _ in self.postings:
+            plain = self.rows[row].plain
+            earlier[i] += 1
+            chosen = label_of[i][: CANDIDATES + earlier[i]]
+            counts.append(len(chosen))
+            labels += chosen
+            macs.append(blind_index.posting_mac(keys[i], plain.record, plain.subject))
+        postings: wire.Table = {
+            "record_row": np.array([row for row, _, _ in self.postings], np.int64),
+            "class": np.array([t.class_id for *_, t in self.postings], np.int64),
+            "unique": np.array([t.field.index == "unique" for *_, t in self.postings], np.uint8),
+            "labels": np.array(counts, np.int64),
+            "mac": stack(macs, 16),
+        }
+        return {
+            **self._tables,
+            "wraps": {"wrap": wraps},
+            "postings": postings,
+            "labels": {"label": stack(labels, 16)},
+        }
+
+    def results(self, outcomes: np.ndarray) -> list[PutResult]:
+        """Return results in the caller's order."""
+        results: list[PutResult | None] = [None] * len(self.rows)
+        for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
+            plain = row.plain
+            error = _error(plain, outcome)
+            results[at] = PutResult(plain.record.hex(), plain.subject.hex(), plain.version, error)
+        return [r for r in results if r is not None]
+
+
+def _query(plain: Plain, token: Token) -> Query:
+    return Query(plain.collection.id, token.field.id, token.field.index == "unique", token.value)
+
+
+def _error(plain: Plain, outcome: int) -> AnwenError | None:
+    name = f"{plain.collection.name} record {plain.record.hex()}"
+    match outcome:
+        case 0:
+            return None
+        case 1:
+            unique = ", ".join(t.field.name for t in plain.tokens if t.field.index == "unique")
+            return ConflictError(f"{plain.collection.name}: another record holds this value of unique {unique}")
+        case 2:
+            return ConflictError(f"{name}: version {plain.version} is not the next one; read it again")
+        case 4:
+            return NotFoundError(f"{name}: was deleted")
+        case _:
+            return ProofError(f"{name}: node answered outcome {outcome}")

@@ -1,0 +1,123 @@
+"""Run a whole vault as processes of one machine: three keepers and their nodes (`anwen up`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import IO, Self
+
+from anwen.errors import UnavailableError
+from anwen.keeper.coordinator import run_ceremony
+from anwen.model import Policy
+from anwen.net.connection import Pool
+from anwen.vault_folder import VaultFolder
+
+SERIES = ("record", "index", "prehash")
+START_S = 60.0
+STOP_S = 10.0
+
+
+class Running:
+    """The processes of a vault. Stopped in reverse order; whatever ends first ends all."""
+
+    def __init__(self, lock: IO[bytes]) -> None:
+        self._lock = lock
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def start(self, name: str, module: str, folder: Path, on_event: Callable[[str], None]) -> None:
+        """Start one process and return when it says that it is ready. Raises UnavailableError with its last words."""
+        log = (folder / "process.log").open("ab")
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, str(folder), stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.processes[name] = process
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        if b"ready" not in line:
+            await process.wait()
+            last = (folder / "process.log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise UnavailableError(f"{name} did not start: {' '.join(last) or 'no reason given'}")
+        on_event(line.decode().strip())
+
+    async def wait(self) -> str:
+        """Return the name of the first process that ends."""
+        tasks = {asyncio.create_task(p.wait()): name for name, p in self.processes.items()}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[done.pop()]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Ask all processes to finish; end those that do not within 10 s."""
+        for process in reversed(self.processes.values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        self._lock.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+async def up(folder: VaultFolder, on_event: Callable[[str], None] = lambda _: None) -> Running:
+    """Start a vault's keepers and nodes, hold the key ceremonies that are still to be held, and return when all serve.
+
+    Raises: ConflictError: it runs already. UnavailableError: a process did not start.
+    """
+    policy = folder.policy()
+    running = Running(folder.lock())
+    try:
+        async with asyncio.TaskGroup() as starting:
+            for keeper in policy.keepers:
+                path = folder.path / "keepers" / keeper
+                starting.create_task(running.start(f"keeper {keeper}", "anwen.keeper.app", path, on_event))
+        await ceremonies(policy, peer_calls(policy))
+        for node in policy.nodes:
+            await running.start(f"node {node}", "anwen.node.app", folder.path / "nodes" / node, on_event)
+    except BaseException as error:
+        await running.stop()
+        if isinstance(error, ExceptionGroup):
+            raise error.exceptions[0] from None
+        raise
+    return running
+
+
+async def ceremonies(policy: Policy, peers: dict[str, Callable[[str, bytes], Awaitable[bytes]]]) -> None:
+    """Make the first keys of every series; does nothing where they exist already."""
+    for series in SERIES:
+        await run_ceremony(series, 1, peers)
+
+
+def peer_calls(policy: Policy) -> dict[str, Callable[[str, bytes], Awaitable[bytes]]]:
+    """Return how to reach each keeper's peer listener."""
+
+    def caller(address: str, pin: bytes) -> Callable[[str, bytes], Awaitable[bytes]]:
+        async def call(op: str, body: bytes) -> bytes:
+            pool = Pool(address, pin, limit=1)
+            try:
+                return await pool.post(f"/v1/{op}", None, body, 30.0)
+            finally:
+                await pool.aclose()
+
+        return call
+
+    return {k.id: caller(k.peer_address, k.tls_pin) for k in policy.keepers.values()}
