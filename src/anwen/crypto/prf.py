@@ -9,6 +9,7 @@ Pure: no I/O, no clock, no randomness.
 
 from __future__ import annotations
 
+import threading
 from typing import NoReturn
 
 import numpy as np
@@ -26,6 +27,8 @@ KEY_BYTES = 32
 OUTPUT_BYTES = 32
 _BLOCK = 16
 _FEW = 8  # up to here a copied CMAC object for each row costs less than the numpy calls of a batch
+_COUNTERS = (1, 2)
+_COUNTER_BYTES = (b"\x01", b"\x02")
 _CHUNK = 1024  # rows at once: their 32 KB of chaining state stay in the first-level cache
 
 Bytes2D = npt.NDArray[np.uint8]
@@ -34,14 +37,15 @@ Bytes2D = npt.NDArray[np.uint8]
 class PrfKey:
     """A PRF key, ready for use. Shows nothing of itself, cannot be copied or pickled.
 
-    For one thread at a time: a key that two threads share raises rather than mixes their inputs.
+    Threads may share one: the library lets a cipher object serve one thread at a time, so a lock lies around it.
     """
 
-    __slots__ = ("_cmac", "_ecb", "_last", "_secret")
+    __slots__ = ("_cmac", "_ecb", "_last", "_lock", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) != KEY_BYTES:
             raise MalformedError(f"PRF key: expected {KEY_BYTES} bytes, got {len(secret)}")
+        self._lock = threading.Lock()
         self._secret = bytearray(secret)
         # ECB here is nothing but the block calls inside CMAC, many at once (ASVS 11.3.1 bans it as a mode)
         self._ecb = Cipher(AES256(self._secret), ECB()).encryptor()  # noqa: S305
@@ -87,21 +91,24 @@ def evaluate(key: PrfKey, inputs: Bytes2D) -> Bytes2D:
         return _evaluate_few(key, inputs)
     output = np.empty((len(inputs), OUTPUT_BYTES), np.uint8)
     for start in range(0, len(inputs), _CHUNK):
-        _evaluate_chunk(key, inputs[start : start + _CHUNK], output[start : start + _CHUNK])
+        with key._lock:  # noqa: SLF001 - this module is the key's own
+            _evaluate_chunk(key, inputs[start : start + _CHUNK], output[start : start + _CHUNK])
     return output
 
 
 def _evaluate_few(key: PrfKey, inputs: Bytes2D) -> Bytes2D:
     joined = bytearray()
     for row in inputs:
-        for counter in (b"\x01", b"\x02"):
-            mac = key._cmac.copy()  # noqa: SLF001 - this module is the key's own
-            mac.update(counter + row.tobytes())
+        message = row.tobytes()
+        for counter in _COUNTER_BYTES:
+            mac = key._cmac.copy()  # noqa: SLF001
+            mac.update(counter + message)
             joined += mac.finalize()
     return np.frombuffer(joined, np.uint8).reshape(len(inputs), OUTPUT_BYTES)
 
 
-def _evaluate_chunk(key: PrfKey, inputs: Bytes2D, output: Bytes2D) -> None:
+def _evaluate_chunk(key: PrfKey, inputs: Bytes2D, output: Bytes2D, counters: tuple[int, int] = _COUNTERS) -> None:
+    """Write CMAC(counter || x) for both counters beside each other into `output`, for every row x."""
     rows, blocks = len(inputs), (inputs.shape[1] + 1) // _BLOCK
     messages = np.empty((rows, blocks * _BLOCK), np.uint8)
     messages[:, 0] = 0
@@ -115,9 +122,7 @@ def _evaluate_chunk(key: PrfKey, inputs: Bytes2D, output: Bytes2D) -> None:
     buffer = np.empty(4 * rows + 2, np.uint64)  # update_into asks for 15 bytes more than it writes
     state = buffer[: 4 * rows].reshape(2, 2 * rows)  # one line for each counter
     state[:] = words[0]
-    counters = state.view(np.uint8).reshape(2, rows, _BLOCK)[:, :, 0]
-    counters[0] ^= 1
-    counters[1] ^= 2
+    state.view(np.uint8).reshape(2, rows, _BLOCK)[:, :, 0] ^= np.array(counters, np.uint8)[:, None]
     source, target = state.data.cast("B"), buffer.data.cast("B")
     encrypt = key._ecb.update_into  # noqa: SLF001
     encrypt(source, target)

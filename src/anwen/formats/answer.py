@@ -26,6 +26,10 @@ SIGNATURE_BYTES = 64
 _HEADER = struct.Struct(">4s16s16s16s32s32s32s32sIIIQQII")
 HEADER_BYTES = _HEADER.size
 RECEIPT_BYTES = HEADER_BYTES + SIGNATURE_BYTES
+NAME_BYTES = 16
+MAX_COLUMNS = 64
+"""Component columns of one answer. A (4, 7) keeper holds 20; without a limit, a header of 0 rows and 2^32 - 1 columns
+costs the reader an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,17 @@ class Header:
     columns: int  # component columns: one for each key set that the keeper holds
 
     def encode(self) -> bytes:
-        """Return the bytes that are signed."""
-        return _HEADER.pack(
-            MAGIC, self.vault, self.keeper.encode(), self.op.encode(), self.issuer, self.request, self.root,
-            self.components, self.policy_version, self.epoch, self.generation, self.time_ms, self.entry,
-            self.rows, self.columns,
-        )  # fmt: skip
+        """Return the bytes that are signed. Raises MalformedError: a value does not fit its place."""
+        hashes = (self.issuer, self.request, self.root, self.components)
+        if len(self.vault) != 16 or any(len(value) != 32 for value in hashes) or self.columns > MAX_COLUMNS:
+            raise MalformedError("answer header: expected a vault of 16, hashes of 32 bytes and few columns")
+        try:
+            return _HEADER.pack(
+                MAGIC, self.vault, _name(self.keeper), _name(self.op), *hashes, self.policy_version, self.epoch,
+                self.generation, self.time_ms, self.entry, self.rows, self.columns,
+            )  # fmt: skip
+        except struct.error as error:
+            raise MalformedError("answer header: an integer does not fit") from error
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,6 +75,12 @@ class Answer:
     components: npt.NDArray[np.uint8] = field(repr=False)
 
 
+def _name(name: str) -> bytes:
+    if not 0 < len(name) <= NAME_BYTES or not name.isascii() or "\0" in name:
+        raise MalformedError(f"answer header: expected a name of at most {NAME_BYTES} ASCII characters, got {name!a}")
+    return name.encode()
+
+
 def issuer_hash(principal: str) -> bytes:
     """Return how a header names a principal."""
     return hashlib.sha256(principal.encode()).digest()
@@ -76,8 +91,20 @@ def column_hashes(components: npt.NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(c.tobytes()).digest() for c in components)).digest()
 
 
-def encode_answer(header: Header, key: Ed25519PrivateKey, nonce_base: bytes, components: npt.NDArray[np.uint8]) -> bytes:
-    """Return a signed answer; `components` uint8, shape (header.columns, header.rows, 32)."""
+def encode_answer(
+    header: Header, key: Ed25519PrivateKey, nonce_base: bytes, components: npt.NDArray[np.uint8]
+) -> bytes:
+    """Return a signed answer; `components` uint8, shape (header.columns, header.rows, 32).
+
+    Args:
+        nonce_base: 20 bytes, or none where the operation has no nonces.
+
+    Raises:
+        MalformedError: header, nonce base and components do not fit each other.
+    """
+    shape = (header.columns, header.rows, COMPONENT_BYTES)
+    if len(nonce_base) not in {0, NONCE_BASE_BYTES} or components.shape != shape or components.dtype != np.uint8:
+        raise MalformedError(f"answer: expected components {shape}, got {components.dtype} {components.shape}")
     signed = header.encode()
     return signed + key.sign(signed) + nonce_base.ljust(NONCE_BASE_BYTES, b"\0") + components.tobytes()
 
@@ -88,9 +115,12 @@ def decode_header(receipt: bytes) -> Header:
         raise MalformedError(f"receipt: expected {RECEIPT_BYTES} bytes, got {len(receipt)}")
     _, vault, keeper, op, *rest = _HEADER.unpack(receipt[:HEADER_BYTES])
     try:
-        return Header(vault, keeper.rstrip(b"\0").decode("ascii"), op.rstrip(b"\0").decode("ascii"), *rest)
+        header = Header(vault, keeper.rstrip(b"\0").decode("ascii"), op.rstrip(b"\0").decode("ascii"), *rest)
     except UnicodeDecodeError as error:
         raise MalformedError("receipt: names must be ASCII") from error
+    if header.encode() != receipt[:HEADER_BYTES]:
+        raise MalformedError("receipt: not in its one form")
+    return header
 
 
 def verify_receipt(receipt: bytes, identity: bytes) -> Header:

@@ -14,6 +14,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,18 @@ MAX_ROWS = 2**18
 """Rows of any one table in any one message. Keepers and nodes set lower limits of their own."""
 
 Array = npt.NDArray[np.generic]
-_UINT = {"u1": np.dtype("u1"), "u2": np.dtype(">u2"), "u4": np.dtype(">u4"), "u8": np.dtype(">u8")}
+_UINT: Mapping[str, np.dtype[Any]] = {
+    "u1": np.dtype("u1"),
+    "u2": np.dtype(">u2"),
+    "u4": np.dtype(">u4"),
+    "u8": np.dtype(">u8"),
+}
+
+
+def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
+    if array.size == 0 or np.can_cast(array.dtype, dtype):
+        return True
+    return array.dtype.kind in "ui" and bool(array.min() >= 0) and int(array.max()) <= np.iinfo(dtype).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +55,17 @@ class Column:
         return self.kind if isinstance(self.kind, int) else _UINT[self.kind].itemsize
 
     def encode(self, values: Array, rows: int) -> bytes:
-        """Return the column's bytes; integers shape (n,), opaque values uint8 shape (n, width)."""
-        if isinstance(self.kind, int):
-            array = np.ascontiguousarray(values, np.uint8)
-            expected: tuple[int, ...] = (rows, self.kind)
-        else:
-            array = np.ascontiguousarray(values, _UINT[self.kind])
-            expected = (rows,)
-        if array.shape != expected:
-            raise MalformedError(f"column {self.name}: expected shape {expected}, got {array.shape}")
-        return array.tobytes()
+        """Return the column's bytes; integers shape (n,), opaque values uint8 shape (n, width).
+
+        Raises:
+            MalformedError: another shape, or a value that does not fit: numpy would wrap it around.
+        """
+        array = np.asarray(values)
+        dtype: np.dtype[Any] = np.dtype("u1") if isinstance(self.kind, int) else _UINT[self.kind]
+        expected = (rows, self.kind) if isinstance(self.kind, int) else (rows,)
+        if array.shape != expected or not _fits(array, dtype):
+            raise MalformedError(f"column {self.name}: expected {dtype} {expected}, got {array.dtype} {array.shape}")
+        return np.ascontiguousarray(array, dtype).tobytes()
 
     def decode(self, data: memoryview, rows: int) -> Array:
         """Return a read-only view on `data`."""
@@ -107,7 +120,9 @@ class Schema:
 _U4 = "u4"
 SCHEMAS: Mapping[str, Schema] = {
     # client -> keeper
-    "put": Schema(1, (Column("epoch", _U4), Column("generation", _U4)), {"records": RECORDS, "cells": CELLS, "tokens": TOKENS}),
+    "put": Schema(
+        1, (Column("epoch", _U4), Column("generation", _U4)), {"records": RECORDS, "cells": CELLS, "tokens": TOKENS}
+    ),
     "open": Schema(2, (Column("epoch", _U4),), {"records": OPEN_RECORDS, "cells": OPEN_CELLS}),
     "index": Schema(3, (Column("generation", _U4),), {"tokens": TOKENS}),
     "prehash": Schema(4, (), {"fields": (Column("collection", "u2"), Column("field", "u2"))}),
@@ -182,10 +197,16 @@ def rows_in(table: Table) -> int:
 
 
 def encode_table(columns: Sequence[Column], table: Table) -> bytes:
-    """Return one table's bytes. Raises MalformedError when columns disagree in shape or name."""
+    """Return one table's bytes.
+
+    Raises:
+        MalformedError: columns disagree in shape or name. TooLargeError: more than MAX_ROWS.
+    """
     if set(table) != {c.name for c in columns}:
         raise MalformedError(f"expected columns {[c.name for c in columns]}, got {sorted(table)}")
     rows = rows_in(table)
+    if rows > MAX_ROWS:
+        raise TooLargeError(f"table of {rows} rows, at most {MAX_ROWS}")
     return struct.pack(">I", rows) + b"".join(c.encode(table[c.name], rows) for c in columns)
 
 
@@ -210,6 +231,7 @@ def encode(
 
     Raises:
         MalformedError: a part does not follow the schema of `op`.
+        TooLargeError: more than MAX_ROWS or MAX_BODY_BYTES.
     """
     schema = SCHEMAS[op]
     scalars, tables, blobs = scalars or {}, tables or {}, blobs or {}
@@ -219,17 +241,28 @@ def encode(
         raise MalformedError(f"{op}: unknown part in {sorted(tables)} or {sorted(blobs)}")
     parts = [MAGIC, bytes([schema.code]), salt]
     for column in schema.scalars:
-        value = scalars[column.name]
-        parts.append(value if isinstance(value, bytes) else value.to_bytes(column.row_bytes))
-        if len(parts[-1]) != column.row_bytes:
-            raise MalformedError(f"{op}: {column.name} takes {column.row_bytes} bytes, got {len(parts[-1])}")
+        parts.append(_encode_scalar(column, scalars[column.name]))
     for name, columns in schema.tables.items():
         parts.append(encode_table(columns, tables[name]) if name in tables else struct.pack(">I", 0))
     for name in schema.blobs:
         blob_list = blobs.get(name, ())
+        if len(blob_list) > MAX_ROWS:
+            raise TooLargeError(f"{name}: {len(blob_list)} blobs, at most {MAX_ROWS}")
         parts.append(struct.pack(f">I{len(blob_list)}I", len(blob_list), *map(len, blob_list)))
         parts.extend(blob_list)
+    if sum(map(len, parts)) > MAX_BODY_BYTES:
+        raise TooLargeError(f"{op}: more than {MAX_BODY_BYTES} bytes")
     return b"".join(parts)
+
+
+def _encode_scalar(column: Column, value: int | bytes) -> bytes:
+    size = column.row_bytes
+    if isinstance(column.kind, int):
+        if isinstance(value, bytes) and len(value) == size:
+            return value
+    elif not isinstance(value, bytes) and 0 <= value < 1 << (8 * size):
+        return int(value).to_bytes(size)
+    raise MalformedError(f"scalar {column.name}: expected {column.kind}, {size} bytes")
 
 
 class _Reader:
