@@ -7,6 +7,7 @@ its canonical JSON; keepers, nodes and clients only ever read it.
 from __future__ import annotations
 
 import enum
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,6 +140,11 @@ class Officer:
     id: str
     person: str
     public_key: bytes  # DER SubjectPublicKeyInfo, P-256
+
+    @property
+    def person_key(self) -> str:
+        """What is equal for every spelling of one person's name: a quorum counts persons, not keys."""
+        return " ".join(unicodedata.normalize("NFKC", self.person).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,237 @@
+"""Signed policies and their chain: each version names the one before and carries the quorum of its officers.
+
+Shaped after TUF's root metadata: a version counts only when it follows the present one by one and enough
+distinct persons among the *present* officers signed it (docs/spec/policy.md).
+
+Pure: no I/O and no clock; whether a policy has expired is its reader's business.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from anwen.errors import PolicyError
+from anwen.formats.policy_file import canonical, from_json, to_json
+from anwen.model import Collection, Field, Policy
+
+DOMAIN = b"anwen-policy-1\0"
+MAX_BYTES = 2**21
+_SIGNATURE_BYTES = 64
+_HALF = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPolicy:
+    """A policy and its officers' signatures, raw r ‖ s, by officer id."""
+
+    policy: Policy
+    signatures: Mapping[str, bytes]
+
+
+def digest(policy: Policy) -> bytes:
+    """Return the SHA-256 of the policy's canonical JSON."""
+    return hashlib.sha256(canonical(policy)).digest()
+
+
+def encode_signed(signed: SignedPolicy) -> bytes:
+    """Return `{"policy": ..., "signatures": [{"officer", "signature"}]}`, ascending by officer."""
+    signatures = [
+        {"officer": officer, "signature": base64.b64encode(signed.signatures[officer]).decode()}
+        for officer in sorted(signed.signatures)
+    ]
+    document = {"policy": to_json(signed.policy), "signatures": signatures}
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise PolicyError("signed policy: expected each key once, got one twice")
+    return found
+
+
+def _no_number(text: str) -> object:
+    raise PolicyError(f"signed policy: expected whole numbers, got {text[:20]}")
+
+
+def _signatures(value: object) -> dict[str, bytes]:
+    if not isinstance(value, list):
+        raise PolicyError("signed policy: expected a list of signatures")
+    found: dict[str, bytes] = {}
+    for item in value:
+        if not isinstance(item, dict) or set(item) != {"officer", "signature"}:
+            raise PolicyError("signed policy: expected signatures of officer and signature alone")
+        officer, text = item["officer"], item["signature"]
+        if not isinstance(officer, str) or not isinstance(text, str):
+            raise PolicyError("signed policy: expected officer and signature as text")
+        if officer in found:
+            raise PolicyError(f"signed policy: expected one signature of {officer[:63]!a}, got two")
+        try:
+            raw = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        if len(raw) != _SIGNATURE_BYTES or base64.b64encode(raw).decode() != text:
+            raise PolicyError(f"signed policy: expected {_SIGNATURE_BYTES} bytes in base64 of {officer[:63]!a}")
+        found[officer] = raw
+    return found
+
+
+def decode_signed(data: bytes) -> SignedPolicy:
+    """Return the signed policy in `data`. No signature is checked here.
+
+    Raises:
+        PolicyError: not such a document; duplicate keys, fractions and unknown keys included.
+    """
+    if len(data) > MAX_BYTES:
+        raise PolicyError(f"signed policy: expected at most {MAX_BYTES} bytes, got {len(data)}")
+    try:
+        document: Any = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError):  # JSONDecodeError and overlong numbers are ValueErrors
+        raise PolicyError("signed policy: expected JSON in UTF-8") from None
+    if not isinstance(document, dict) or set(document) != {"policy", "signatures"}:
+        raise PolicyError("signed policy: expected policy and signatures alone")
+    if not isinstance(document["policy"], dict):
+        raise PolicyError("signed policy: expected a table as policy")
+    return SignedPolicy(from_json(document["policy"]), _signatures(document["signatures"]))
+
+
+def _message(policy: Policy) -> bytes:
+    return DOMAIN + canonical(policy)
+
+
+def sign(policy: Policy, officer_id: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return an officer's ES256 signature, raw r ‖ s. The officer may be one of the version before.
+
+    Raises:
+        PolicyError: the policy lists the officer with another key, or the key is not P-256.
+    """
+    if not isinstance(key.curve, ec.SECP256R1):
+        raise PolicyError(f"officer {officer_id}: expected a P-256 key")
+    listed = policy.officers.get(officer_id)
+    if listed is not None and load_der_public_key(listed.public_key) != key.public_key():
+        raise PolicyError(f"officer {officer_id}: expected the key that the policy lists, got another")
+    r, s = decode_dss_signature(key.sign(_message(policy), ec.ECDSA(SHA256())))
+    return r.to_bytes(_HALF) + s.to_bytes(_HALF)
+
+
+def _check_quorum(officers_of: Policy, signed: SignedPolicy) -> None:
+    """Raise unless the quorum of `officers_of` signed: distinct persons, every signature given is right."""
+    message, persons = _message(signed.policy), set()
+    for officer_id, signature in signed.signatures.items():
+        officer = officers_of.officers.get(officer_id)
+        if officer is None:
+            raise PolicyError(f"expected signatures of version {officers_of.version}'s officers, got {officer_id[:63]!a}")
+        key = load_der_public_key(officer.public_key)
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        r, s = int.from_bytes(signature[:_HALF]), int.from_bytes(signature[_HALF:])
+        try:
+            key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+        except InvalidSignature:
+            raise PolicyError(f"the signature of officer {officer_id} does not fit this policy") from None
+        persons.add(officer.person_key)
+    if len(persons) < officers_of.quorum:
+        raise PolicyError(
+            f"expected signatures of {officers_of.quorum} different persons among version {officers_of.version}'s "
+            f"officers, got {len(persons)}"
+        )
+
+
+def verify_first(signed: SignedPolicy, root: bytes) -> Policy:
+    """Return version 1, whose digest is pinned as `root` and which its own quorum signed. Raises PolicyError."""
+    policy = signed.policy
+    if policy.version != 1:
+        raise PolicyError(f"expected version 1 as the first, got {policy.version}")
+    if not hmac.compare_digest(digest(policy), root):
+        raise PolicyError("expected the policy that is pinned as root, got another")
+    _check_quorum(policy, signed)
+    return policy
+
+
+def verify_next(current: Policy, signed: SignedPolicy) -> Policy:
+    """Return the version after `current`.
+
+    Raises:
+        PolicyError: another vault; not version + 1; does not name `current`; the quorum of `current` did not
+            sign; an id was renumbered, removed or means something else.
+    """
+    policy = signed.policy
+    if policy.vault != current.vault:
+        raise PolicyError(f"expected vault {current.vault.hex()}, got {policy.vault.hex()}")
+    if policy.version != current.version + 1:
+        raise PolicyError(f"expected version {current.version + 1}, got {policy.version}")
+    if not hmac.compare_digest(policy.previous, digest(current)):
+        raise PolicyError(f"expected a successor of this version {current.version}, got one of another")
+    reasons = list(_changed_meanings(current, policy))
+    if reasons:
+        raise PolicyError("\n".join(reasons))
+    _check_quorum(current, signed)
+    return policy
+
+
+def verify_chain(documents: Sequence[bytes], root: bytes) -> Policy:
+    """Return the last version of a chain that begins with version 1. Raises PolicyError, also when it is empty."""
+    if not documents:
+        raise PolicyError("expected a chain of signed policies, got none")
+    policy = verify_first(decode_signed(documents[0]), root)
+    for document in documents[1:]:
+        policy = verify_next(policy, decode_signed(document))
+    return policy
+
+
+def _changed_meanings(old: Policy, new: Policy) -> Iterator[str]:
+    """Yield why stored rows would mean something else under `new`: ids are append-only."""
+    for name, before in old.collections.items():
+        after = new.collections.get(name)
+        if after is None:
+            yield f"collections.{name}: expected to stay, got removed"
+            continue
+        for what, was, becomes in (
+            ("id", before.id, after.id),
+            ("subject", before.subject, after.subject),
+            ("dates", before.dates, after.dates),
+        ):
+            if was != becomes:
+                yield f"collections.{name}.{what}: expected to stay {was}, got {becomes}"
+        yield from _changed_parts(before, after)
+
+
+def _changed_parts(before: Collection, after: Collection) -> Iterator[str]:
+    for name, data_class in before.class_named.items():
+        now = after.class_named.get(name)
+        if now != data_class:
+            yield f"collections.{before.name}.classes.{name}: expected to stay {data_class.id}, got {now and now.id}"
+    for name, field in before.field_named.items():
+        there = after.field_named.get(name)
+        if there is None:
+            yield f"collections.{before.name}.fields.{name}: expected to stay, got removed"
+            continue
+        for what, was, becomes in _fixed(field, there):
+            yield f"collections.{before.name}.fields.{name}.{what}: expected to stay {was}, got {becomes}"
+
+
+def _fixed(was: Field, becomes: Field) -> Iterator[tuple[str, object, object]]:
+    """Yield what must not change in a field: values sealed and indexed before would mean something else."""
+    for what in ("id", "kind", "class_name", "scheme"):
+        if getattr(was, what) != getattr(becomes, what):
+            yield what, getattr(was, what), getattr(becomes, what)
+    # rows written before have no postings: an index that came later, or again, would miss them in silence
+    if becomes.index not in (None, was.index):
+        yield "index", was.index, becomes.index
