@@ -83,7 +83,9 @@ def class_names(policy: Policy, classes: dict[str, int]) -> tuple[str, ...]:
     for pair in classes:
         collection_id, _, class_id = pair.partition(".")
         collection = policy.collection_by_id[int(collection_id)]
-        by_id = {c.id: c.name for c in collection.classes} | {c.rendition_id: f"{c.name}.masked" for c in collection.classes}
+        by_id = {c.id: c.name for c in collection.classes} | {
+            c.rendition_id: f"{c.name}.masked" for c in collection.classes
+        }
         names.append(f"{collection.name}.{by_id.get(int(class_id), '_index')}")
     return tuple(sorted(names))
 

@@ -104,9 +104,7 @@ async def _step(session: Session, purpose: str, searches: Sequence[_Search], cla
         _take(search, [hits.get(i) for i in range(start, end)], records)
 
 
-def _take(
-    search: _Search, hits: Sequence[tuple[bytes, bytes] | None], records: Mapping[bytes, Record]
-) -> None:
+def _take(search: _Search, hits: Sequence[tuple[bytes, bytes] | None], records: Mapping[bytes, Record]) -> None:
     for hit in hits:
         search.misses = search.misses + 1 if hit is None else 0
         record = records.get(hit[0]) if hit else None
@@ -124,7 +122,10 @@ def _take(
 
 async def node_find(session: Session, purpose: str, labels: Sequence[bytes], classes: Sequence[int]) -> wire.Message:
     """Return a node's answer to labels."""
-    tables: dict[str, wire.Table] = {"labels": {"label": stack(labels, 16)}, "classes": {"class": np.array(classes, int)}}
+    tables: dict[str, wire.Table] = {
+        "labels": {"label": stack(labels, 16)},
+        "classes": {"class": np.array(classes, int)},
+    }
     body = wire.encode("node_find", session.random(wire.SALT_BYTES), tables=tables)
     return await session.node("node_find", purpose, body, "rows")
 

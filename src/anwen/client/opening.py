@@ -59,18 +59,29 @@ async def _open_round(session: Session, purpose: str, cells: Sequence[Cell]) -> 
 
 
 def _settle(session: Session, found: Round, row: int, cell: Cell) -> Values | AnwenError:
-    """Open a disputed cell with whichever combination meets its commitment, and report who was wrong."""
-    for value, components in found.candidates(row):
+    """Open a disputed cell under the fewest liars whose exclusion meets its commitment, and report them.
+
+    A liar who shifts two components alike leaves F(x) right and could so frame whoever contradicts him; only where each
+    component was told by t keepers does one explanation remain.
+    """
+    opened: Values | None = None
+    blamed: list[frozenset[str]] = []
+    for value, accused in found.candidates(row):
+        if blamed and len(accused) > len(blamed[0]):
+            break
         try:
             opened = open_cell(session.policy.vault, cell, value)
         except OpenError:
             continue
-        liars = found.liars(row, components)
-        if liars:
-            reason = "a component does not meet the commitment of a row that others opened"
-            session.report(Report(tuple(sorted(liars)), reason, tuple(found.receipts.values())))
-        return opened
-    return OpenError(f"record {cell.record.hex()}: sealed bytes do not open")
+        blamed.append(accused)
+    if opened is None:
+        return OpenError(f"record {cell.record.hex()}: sealed bytes do not open")
+    if found.settles(row) and len(set(blamed)) == 1 and blamed[0]:
+        reason = "a component does not meet the commitment of a row that the others opened"
+        session.report(Report(tuple(sorted(blamed[0])), reason, tuple(found.receipts.values())))
+    elif dispute := found.disputes():
+        session.report(dispute)
+    return opened
 
 
 class _Request:

@@ -8,7 +8,7 @@ answers can be compared wherever two holders were asked; what no comparison deci
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,25 +96,35 @@ class Round:
             doubled &= twice
         return total, contradicted, doubled
 
-    def candidates(self, row: int) -> Iterator[tuple[bytes, Mapping[KeySet, bytes]]]:
-        """Yield every F(x) that the answers for one row allow, with the components it is made of."""
-        options: list[list[bytes]] = []
-        for key_set in self.sets:
-            options.append(list(dict.fromkeys(value for _, value in self._said(key_set, row))))
-        for choice in itertools.product(*options):
-            total = np.bitwise_xor.reduce([np.frombuffer(c, np.uint8) for c in choice])
-            yield total.tobytes(), dict(zip(self.sets, choice, strict=True))
+    def candidates(self, row: int) -> Iterator[tuple[bytes, frozenset[str]]]:
+        """Yield F(x) of one row under each assumption about who lied, fewest liars first, each with those accused.
 
-    def liars(self, row: int, truth: Mapping[KeySet, bytes]) -> set[str]:
-        """Return the keepers whose answer for a row differs from the components that proved right."""
-        return {keeper for s, right in truth.items() for keeper, value in self._said(s, row) if value != right}
+        What an assumed liar said counts only where nobody else said anything; the others have to agree.
+        """
+        answered = [k for k, have in self._have.items() if have[row]]
+        for size in range(self.threshold):
+            for accused in itertools.combinations(sorted(answered), size):
+                values = [self._believed(s, row, accused) for s in self.sets]
+                for choice in itertools.product(*values):
+                    total = np.bitwise_xor.reduce([np.frombuffer(c, np.uint8) for c in choice])
+                    yield total.tobytes(), frozenset(accused)
+
+    def _believed(self, key_set: KeySet, row: int, accused: Sequence[str]) -> list[bytes]:
+        said = dict(self._said(key_set, row))
+        trusted = {value for keeper, value in said.items() if keeper not in accused}
+        if len(trusted) > 1:
+            return []  # somebody else lies as well
+        return list(trusted or dict.fromkeys(said.values()))
+
+    def settles(self, row: int) -> bool:
+        """True if each component was told by t keepers, one of them honest: only then can one liar be told from another."""
+        return all(len(list(self._said(s, row))) >= self.threshold for s in self.sets)
 
     def disputes(self) -> Report | None:
         """Return who contradicts whom, if anybody: the liar alone where all his comparisons fail, else all suspects."""
         against: dict[str, set[KeySet]] = {}
         for key_set in self.sets:
-            said = [(k, row_values) for k, row_values in self._columns(key_set)]
-            for (a, value_a), (b, value_b) in itertools.combinations(said, 2):
+            for (a, value_a), (b, value_b) in itertools.combinations(self._columns(key_set), 2):
                 both = self._have[a] & self._have[b]
                 if (value_a[both] != value_b[both]).any():
                     for keeper in (a, b):

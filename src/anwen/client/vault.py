@@ -104,9 +104,7 @@ class AsyncVault:
         expires_s = _seconds("expires_on", row.get("expires_on"), 0)
         return collected_s // step * step, -(-expires_s // step) * step
 
-    async def _subjects(
-        self, schema: Collection, rows: Sequence[Mapping[str, object]]
-    ) -> list[bytes | AnwenError]:
+    async def _subjects(self, schema: Collection, rows: Sequence[Mapping[str, object]]) -> list[bytes | AnwenError]:
         """Return whose each row is: a new handle, the handle given (if it is known), or the one found by a field."""
         if schema.subject == "own":
             return [self.session.random(16) for _ in rows]
@@ -196,7 +194,9 @@ class AsyncVault:
 
     # --- reading sealed records ----------------------------------------------------------------------------------
 
-    async def get(self, ids: Sequence[str], classes: Sequence[str] = (), *, collection: str = "") -> list[Record | None]:
+    async def get(
+        self, ids: Sequence[str], classes: Sequence[str] = (), *, collection: str = ""
+    ) -> list[Record | None]:
         """Return records by id, still sealed, None where there is none; `classes` (of `collection`) narrows the cells."""
         class_ids = self._class_ids(self._collection(collection), classes) if classes else ()
         if class_ids not in self._gets:

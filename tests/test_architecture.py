@@ -1,0 +1,96 @@
+"""Packages import only what lies below them, and a keeper's process loads only what it needs (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "anwen"
+
+MAY_IMPORT = {  # package or module -> what it may import besides itself
+    "errors": set(),
+    "model": set(),
+    "crypto": {"errors"},
+    "formats": {"errors", "model", "crypto"},
+    "policy": {"errors", "model", "formats.person_names"},
+    "net": {"errors", "formats.problem"},
+    "keeper": {"errors", "model", "crypto", "formats", "policy", "net"},
+    "store": {"errors", "model", "formats"},
+    "node": {"errors", "model", "crypto.grants", "formats", "policy", "store", "net"},
+    "client": {"errors", "model", "crypto", "formats", "policy", "net"},
+    "sample": {"errors", "model", "formats"},
+    "files": {"errors", "model", "formats"},
+    "vault_folder": {"errors", "model", "formats", "net.tls", "keeper.folder"},
+    "supervisor": {"errors", "model", "net", "keeper.coordinator", "vault_folder"},
+    "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
+    "connect": {"errors", "client", "vault_folder", "embedded"},
+    "cli": {
+        "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "connect", "policy", "formats",
+        "net",
+    },
+}  # fmt: skip
+
+OPENS = {"crypto.prf", "crypto.prf_input", "crypto.dprf", "crypto.envelope", "crypto.blind_index"}
+"""What can evaluate a key or open an envelope: out of reach for nodes and stores."""
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "anwen":
+            base = node.module.removeprefix("anwen").lstrip(".")
+            names = [base] if (SOURCE / (base.replace(".", "/") + ".py")).exists() else [f"{base}.{a.name}" for a in node.names]
+            yield from (n.lstrip(".") for n in names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("anwen.") for a in node.names if a.name.startswith("anwen."))
+
+
+def owner(path):
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0].removesuffix(".py")
+
+
+FILES = [p for p in SOURCE.rglob("*.py") if owner(p) != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_module_imports_only_what_lies_below(path):
+    package = owner(path)
+    assert package in MAY_IMPORT, f"{package} is not in the table"
+    for name in imports_of(path):
+        allowed = any(name == a or name.startswith(a + ".") for a in {package, *MAY_IMPORT[package]})
+        assert allowed, f"{path.relative_to(SOURCE)} imports {name}"
+        assert not (package in {"node", "store"} and name in OPENS), f"{package} must not open anything"
+
+
+@pytest.mark.parametrize("package", ["crypto", "formats", "policy", "model"])
+def test_pure_packages_touch_no_clock_no_socket_no_log(package):
+    forbidden = {"time", "socket", "asyncio", "logging", "os", "threading", "random", "secrets", "subprocess", "ssl"}
+    paths = [p for p in FILES if owner(p) == package]
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & forbidden, path
+
+
+@pytest.mark.parametrize("module", ["anwen.keeper.app", "anwen.node.app"])
+def test_a_keeper_and_a_node_load_no_more_than_they_need(module):
+    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}), *sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    assert not loaded & {"phonenumbers", "stdnum", "click", "rich", "pyarrow", "pandas", "polars"}
+    assert not loaded & {"anwen.client", "anwen.formats.normalise", "anwen.files", "anwen.sample"}
+    if module == "anwen.keeper.app":
+        assert not loaded & {"anwen.node", "anwen.store", "sqlite3"}
+    else:
+        assert not loaded & {"anwen.keeper", *(f"anwen.{m}" for m in OPENS)}
+
+
+def test_the_code_stays_small_enough_to_be_read_whole():
+    def lines(paths):
+        return sum(len(p.read_text().splitlines()) for p in paths)
+
+    assert lines(FILES) < 8_000
+    assert lines(p for p in FILES if owner(p) == "keeper") < 1_500
+    assert not [(str(p), lines([p])) for p in FILES if lines([p]) > 450]
