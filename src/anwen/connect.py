@@ -54,7 +54,7 @@ async def open_async(vault: str | Path, *, key: str | Path, purpose: str, timing
 
     Raises: as `connect_async`; ConflictError: the vault is running already.
     """
-    from anwen.embedded import EmbeddedTransport
+    from anwen.embedded import EmbeddedTransport  # noqa: PLC0415 - a client of a running vault loads no keeper
 
     folder = _folder(vault)
     transport = await EmbeddedTransport.start(folder)

@@ -14,7 +14,7 @@ from anwen.errors import NotFoundError, UnavailableError
 from anwen.keeper.service import Keeper
 from anwen.node.service import Node
 from anwen.store.sqlite import SqliteStore
-from anwen.supervisor import ceremonies
+from anwen.supervisor import PeerCall, ceremonies
 from anwen.vault_folder import VaultFolder
 
 
@@ -37,7 +37,7 @@ class EmbeddedTransport:
                 peers = {k: started._peer(k) for k in policy.keepers if k != keeper}
                 started._keepers[keeper] = Keeper.open(folder.path / "keepers" / keeper, peers=peers)
             await asyncio.gather(*(k.start() for k in started._keepers.values()))
-            await ceremonies(policy, {k: started._peer(k) for k in policy.keepers})
+            await ceremonies({k: started._peer(k) for k in policy.keepers})
             for node in policy.nodes:
                 path = folder.path / "nodes" / node
                 about = json.loads((path / "node.json").read_bytes())
@@ -49,7 +49,7 @@ class EmbeddedTransport:
             raise
         return started
 
-    def _peer(self, keeper: str):  # noqa: ANN202
+    def _peer(self, keeper: str) -> PeerCall:
         async def call(op: str, body: bytes) -> bytes:
             if keeper not in self._keepers:
                 raise UnavailableError(f"keeper {keeper}: not started")

@@ -96,6 +96,13 @@ class Collection:
         full = [c.id for c in self.classes]
         return tuple(sorted([*full, *(i | RENDITION for i in full), INDEX_CLASS]))
 
+    def class_name_of(self, class_id: int) -> str | None:
+        """Return `contact`, `contact.masked` or `_index`; None when there is no such class."""
+        if class_id == INDEX_CLASS:
+            return "_index"
+        tail = ".masked" if class_id & RENDITION else ""
+        return next((c.name + tail for c in self.classes if c.id == class_id & ~RENDITION), None)
+
     def fields_of(self, class_name: str) -> tuple[Field, ...]:
         """Return the fields of one class, in the order of the policy."""
         return tuple(f for f in self.fields if f.class_name == class_name)
@@ -197,7 +204,7 @@ class Policy:
 
     @property
     def answers_to_defeat(self) -> int:
-        """n - t + 1: how many keepers share a budget, and must hold a denial before it binds."""
+        """The number n - t + 1: how many keepers share a budget, and must hold a denial before it binds."""
         return len(self.keepers) - self.threshold + 1
 
     def keeper_budget(self, budget: Budget) -> Budget:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
@@ -18,6 +18,7 @@ from anwen.net.connection import Pool
 from anwen.vault_folder import VaultFolder
 
 SERIES = ("record", "index", "prehash")
+PeerCall = Callable[[str, bytes], Awaitable[bytes]]
 START_S = 60.0
 STOP_S = 10.0
 
@@ -90,7 +91,7 @@ async def up(folder: VaultFolder, on_event: Callable[[str], None] = lambda _: No
             for keeper in policy.keepers:
                 path = folder.path / "keepers" / keeper
                 starting.create_task(running.start(f"keeper {keeper}", "anwen.keeper.app", path, on_event))
-        await ceremonies(policy, peer_calls(policy))
+        await ceremonies(peer_calls(policy))
         for node in policy.nodes:
             await running.start(f"node {node}", "anwen.node.app", folder.path / "nodes" / node, on_event)
     except BaseException as error:
@@ -101,16 +102,16 @@ async def up(folder: VaultFolder, on_event: Callable[[str], None] = lambda _: No
     return running
 
 
-async def ceremonies(policy: Policy, peers: dict[str, Callable[[str, bytes], Awaitable[bytes]]]) -> None:
+async def ceremonies(peers: Mapping[str, PeerCall]) -> None:
     """Make the first keys of every series; does nothing where they exist already."""
     for series in SERIES:
         await run_ceremony(series, 1, peers)
 
 
-def peer_calls(policy: Policy) -> dict[str, Callable[[str, bytes], Awaitable[bytes]]]:
+def peer_calls(policy: Policy) -> dict[str, PeerCall]:
     """Return how to reach each keeper's peer listener."""
 
-    def caller(address: str, pin: bytes) -> Callable[[str, bytes], Awaitable[bytes]]:
+    def caller(address: str, pin: bytes) -> PeerCall:
         async def call(op: str, body: bytes) -> bytes:
             pool = Pool(address, pin, limit=1)
             try:

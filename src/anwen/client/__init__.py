@@ -1,1 +1,1 @@
-""""""
+"""The client library: the only code that sees plaintext."""

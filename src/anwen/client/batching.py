@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `run` on lists of at most `most` items, at most `in_flight` at a time; one result for each item, in order."""
+    """Runs `run` on lists of about `most` items, `in_flight` at a time; one result for each item, in order."""
 
     def __init__(
         self, run: Callable[[list[Item]], Awaitable[list[Result]]], *, most: int = 4096, in_flight: int = 2

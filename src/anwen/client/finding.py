@@ -22,7 +22,7 @@ log = logging.getLogger("anwen.client")
 FIRST_LABELS = 16
 MOST_LABELS = 1024
 MISSES = 8
-"""A search ends after so many free slots in a row: shared or abandoned slots leave shorter gaps (spec/blind_index.md)."""
+"""A search ends after so many free slots in a row: shared or abandoned slots leave shorter gaps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Round:
         return list(trusted or dict.fromkeys(said.values()))
 
     def settles(self, row: int) -> bool:
-        """True if each component was told by t keepers, one of them honest: only then can one liar be told from another."""
+        """Return whether t keepers told each component: only then can one liar be told from another."""
         return all(len(list(self._said(s, row))) >= self.threshold for s in self.sets)
 
     def disputes(self) -> Report | None:

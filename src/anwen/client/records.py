@@ -38,18 +38,14 @@ def records_of(policy: Policy, message: wire.Message) -> dict[bytes, Record]:
         collection = policy.collection_by_id.get(int(rows["collection"][i]))
         if collection is None:
             raise ProofError(f"node: a record of unknown collection {int(rows['collection'][i])}")
-        _add(found, collection, rows, i, split_cells(sealed[i]), split_wraps(wraps[i]))
+        _add(found, collection, rows, i, (sealed[i], wraps[i]))
     return found
 
 
 def _add(
-    found: dict[bytes, Record],
-    collection: Collection,
-    rows: wire.Table,
-    i: int,
-    envelopes: dict[int, bytes],
-    wraps: dict[int, tuple[bytes, bytes]],
+    found: dict[bytes, Record], collection: Collection, rows: wire.Table, i: int, sealed: tuple[bytes, bytes]
 ) -> None:
+    envelopes, wraps = split_cells(sealed[0]), split_wraps(sealed[1])
     record, subject, version = rows["record"][i].tobytes(), rows["subject"][i].tobytes(), int(rows["version"][i])
     known = found.get(record)
     if known is not None and (known.collection, known.subject) != (collection.name, subject.hex()):

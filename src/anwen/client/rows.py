@@ -1,7 +1,7 @@
 """From a person's values to sealed cells and back: the only code in Anwen that turns one into the other.
 
 Pure: randomness comes in as a function of a size. Shapes follow the signed policy: unknown fields are refused, every
-class, rendition and `_index` of a new record is written whether or not it holds anything (docs/architecture.md, "A row").
+class, rendition and `_index` of a new record is written, whether or not it holds anything (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -74,12 +74,9 @@ def canonical_values(collection: Collection, values: Mapping[str, object], class
         raise MalformedError(f"{collection.name}: unknown field {', '.join(unknown)}")
     out: Values = {}
     for f in wanted:
-        raw = values.get(f.name)
-        if raw is None or raw == "":
-            if f.required:
-                raise MalformedError(f"{collection.name}.{f.name}: required, but missing")
-            continue
-        out[f.name] = normalise.normalise(f, raw)
+        value = normalise.normalise(f, values.get(f.name))
+        if value is not None:
+            out[f.name] = value
     return out
 
 

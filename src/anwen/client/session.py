@@ -1,7 +1,7 @@
 """One principal's conversation with the keepers and nodes of a vault: grants, rounds, hedging, retries.
 
-A round goes to several keepers at once. Writes and searches ask all that are live; openings ask t, chosen by handle, and
-the others only when one fails, contradicts or is slow.
+A round goes to several keepers at once. Writes and searches ask all that are live; openings ask t, chosen by handle,
+and the others only when one fails, contradicts or is slow.
 """
 
 from __future__ import annotations
@@ -282,8 +282,8 @@ class _Asking:
         while self.tasks:
             await self._take(None)
 
-    async def _take(self, timeout: float | None) -> None:
-        done, _ = await asyncio.wait(self.tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    async def _take(self, within_s: float | None) -> None:
+        done, _ = await asyncio.wait(self.tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             keeper, rows = self.tasks.pop(task)
             error = task.exception()

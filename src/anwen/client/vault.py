@@ -197,7 +197,7 @@ class AsyncVault:
     async def get(
         self, ids: Sequence[str], classes: Sequence[str] = (), *, collection: str = ""
     ) -> list[Record | None]:
-        """Return records by id, still sealed, None where there is none; `classes` (of `collection`) narrows the cells."""
+        """Return records by id, still sealed, None where there is none; `classes` of `collection` narrows the cells."""
         class_ids = self._class_ids(self._collection(collection), classes) if classes else ()
         if class_ids not in self._gets:
             self._gets[class_ids] = Batcher[bytes, Record | None](lambda r: self._run_get(r, class_ids))

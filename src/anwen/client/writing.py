@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from anwen.client.finding import Query, first_free, token_table
 from anwen.client.opening import stack
-from anwen.client.quorum import Bytes
+from anwen.client.quorum import Bytes, Flags
 from anwen.client.rows import Plain, SealedRow, Token, seal_row
 from anwen.client.session import Session
 from anwen.crypto import blind_index
@@ -61,26 +62,17 @@ class Writer:
         if contradicted.any() or len(bases) != 1:
             evidence = tuple(a.receipt for a in answers.values())
             raise DisputeError("keepers contradict each other: nothing was stored; see the session's reports", evidence)
-        keys = [value.tobytes() for value in values[batch.cells :]]
+        batch.answered(values)
         scalars |= {"nonce_base": bases.pop(), "verified": int(bool(doubled.all()))}
-        wraps = batch.deks ^ values[: batch.cells]
-        receipts = list(found.receipts.values())
-        return await self._store(purpose, batch, keys, scalars, wraps, receipts)
+        return await self._store(purpose, batch, scalars, list(found.receipts.values()))
 
     async def _store(
-        self,
-        purpose: str,
-        batch: _Batch,
-        keys: Sequence[bytes],
-        scalars: dict[str, int | bytes],
-        wraps: Bytes,
-        receipts: Sequence[bytes],
+        self, purpose: str, batch: _Batch, scalars: dict[str, int | bytes], receipts: Sequence[bytes]
     ) -> list[PutResult]:
         """Give the node the batch until every posting has a slot; what is stored already is stored no second time."""
-        outcomes = np.full(len(batch.rows), SLOTS_TAKEN)
         for _ in range(len(batch.rows) + 8):
             starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
-            tables = batch.node_tables(wraps, keys, starts)
+            tables = batch.node_tables(starts)
             blobs = {"envelopes": batch.envelopes, "receipts": receipts}
             body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
             answer = await self.session.node("node_put", purpose, body, "outcomes")
@@ -91,10 +83,10 @@ class Writer:
             self._learn(batch, starts, slots)
             if not (outcomes == SLOTS_TAKEN).any():
                 return batch.results(outcomes)
-            await self._move_on(purpose, batch, keys, starts, outcomes == SLOTS_TAKEN)
+            await self._move_on(purpose, batch, starts, outcomes == SLOTS_TAKEN)
         raise UnavailableError("no free slot found for a posting: other writers of the same value were faster")
 
-    def _learn(self, batch: _Batch, starts: Sequence[int], slots: np.ndarray) -> None:
+    def _learn(self, batch: _Batch, starts: Sequence[int], slots: npt.NDArray[np.generic]) -> None:
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
             query = batch.queries[query_row]
             if slot != NO_SLOT and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
@@ -103,15 +95,13 @@ class Writer:
                     self._next_slot.clear()
                 self._next_slot[_hint(query)] = max(after, self._next_slot.get(_hint(query), 0))
 
-    async def _move_on(
-        self, purpose: str, batch: _Batch, keys: Sequence[bytes], starts: Sequence[int], full: np.ndarray
-    ) -> None:
+    async def _move_on(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
         """Learn where the free slots begin of the values whose candidates were all taken."""
         rows = {query_row for row, query_row, _ in batch.postings if full[row] and not batch.queries[query_row].unique}
         for i in rows:
             known = self._next_slot.get(_hint(batch.queries[i]), 0)
             start = max(known, starts[i])
-            self._next_slot[_hint(batch.queries[i])] = await first_free(self.session, purpose, keys[i], start)
+            self._next_slot[_hint(batch.queries[i])] = await first_free(self.session, purpose, batch.keys[i], start)
 
 
 def _hint(query: Query) -> tuple[int, int, bytes]:
@@ -133,6 +123,7 @@ class _Batch:
         place = {q: i for i, q in enumerate(self.queries)}
         self.postings: list[tuple[int, int, Token]] = [(i, place[q], t) for i, t, q in wanted]
         self._tables = self._sealed_tables()
+        self.wraps, self.keys = np.empty((0, 32), np.uint8), list[bytes]()
 
     def _sealed_tables(self) -> dict[str, wire.Table]:
         plain = [r.plain for r in self.rows]
@@ -162,20 +153,25 @@ class _Batch:
         """Return what keepers see: tokens in an array of their own, sorted, so that no row shows which is its (Q49)."""
         return {**self._tables, "tokens": token_table(self.queries)}
 
-    def node_tables(self, wraps: Bytes, keys: Sequence[bytes], starts: Sequence[int]) -> dict[str, wire.Table]:
+    def answered(self, values: Bytes) -> None:
+        """Take the keepers' values: of the cells, then of the tokens."""
+        self.wraps = self.deks ^ values[: self.cells]
+        self.keys = [value.tobytes() for value in values[self.cells :]]
+
+    def node_tables(self, starts: Sequence[int]) -> dict[str, wire.Table]:
         """Return what the node sees. The n-th posting of a value in this put may choose among 8 + n slots."""
         earlier: Counter[int] = Counter()
         counts, labels, macs = [], [], []
         total = Counter(query_row for _, query_row, _ in self.postings)
         most = {i: 1 if q.unique else min(CANDIDATES + total[i], MOST_CANDIDATES) for i, q in enumerate(self.queries)}
-        label_of = {i: blind_index.labels(keys[i], starts[i], count) for i, count in most.items()}
+        label_of = {i: blind_index.labels(self.keys[i], starts[i], count) for i, count in most.items()}
         for row, i, _ in self.postings:
             plain = self.rows[row].plain
             earlier[i] += 1
             chosen = label_of[i][: CANDIDATES + earlier[i]]
             counts.append(len(chosen))
             labels += chosen
-            macs.append(blind_index.posting_mac(keys[i], plain.record, plain.subject))
+            macs.append(blind_index.posting_mac(self.keys[i], plain.record, plain.subject))
         postings: wire.Table = {
             "record_row": np.array([row for row, _, _ in self.postings], np.int64),
             "class": np.array([t.class_id for *_, t in self.postings], np.int64),
@@ -185,12 +181,12 @@ class _Batch:
         }
         return {
             **self._tables,
-            "wraps": {"wrap": wraps},
+            "wraps": {"wrap": self.wraps},
             "postings": postings,
             "labels": {"label": stack(labels, 16)},
         }
 
-    def results(self, outcomes: np.ndarray) -> list[PutResult]:
+    def results(self, outcomes: npt.NDArray[np.generic]) -> list[PutResult]:
         """Return results in the caller's order."""
         results: list[PutResult | None] = [None] * len(self.rows)
         for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
