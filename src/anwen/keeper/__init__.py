@@ -1,1 +1,1 @@
-""""""
+"""The keeper: the only program that holds a share of any key."""

@@ -1,0 +1,70 @@
+"""Reading the log: who has seen a person, and entries as they are; granted, and logged like every request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from anwen.errors import TooLargeError
+from anwen.formats import wire
+from anwen.keeper.log import Frame, Log, entry_members
+from anwen.keeper.requests import Ask, Work
+from anwen.keeper.side import MonthKeys
+from anwen.policy import purposes
+
+MAX_ENTRIES = 4096
+_SEEING = frozenset({"put", "open", "verify", "delete"})
+
+
+def audit(ask: Ask) -> Work:
+    """Entries about one subject."""
+    purposes.check_audit(ask.policy, ask.grant.issuer, ask.grant.purpose)
+    return Work(about={"subjects": 1}, seen={0: [ask.message.opaque("subject")]})
+
+
+def log(ask: Ask) -> Work:
+    """Entries by number."""
+    purposes.check_audit(ask.policy, ask.grant.issuer, ask.grant.purpose)
+    if ask.message.number("count") > MAX_ENTRIES:
+        raise TooLargeError(f"log: {ask.message.number('count')} entries, at most {MAX_ENTRIES}")
+    return Work(about={"rows": ask.message.number("count")})
+
+
+CHECKS: Mapping[str, Callable[[Ask], Work]] = {"audit": audit, "log": log}
+
+
+async def read(ask: Ask, entries: Log, months: MonthKeys, checkpoint: str) -> bytes:
+    """Return the entries asked for and the checkpoint, as an `entries` message.
+
+    For `log` each blob is an entry's exact bytes, from `start` on; for `audit` each has its index, u8, before it.
+    """
+    start, size = 0, entries.size
+    if ask.op == "log":
+        start = ask.message.number("start")
+        count = min(ask.message.number("count"), max(0, size - start))
+        found = [frame.entry for frame in entries.read(start, count)] if count else []
+    else:
+        found = await asyncio.to_thread(_find, ask, entries, months)
+    scalars = {"start": start, "size": size}
+    blobs = {"entries": found, "checkpoint": [checkpoint.encode()]}
+    return wire.encode("entries", os.urandom(wire.SALT_BYTES), scalars, {}, blobs)
+
+
+def _find(ask: Ask, entries: Log, months: MonthKeys) -> list[bytes]:
+    subject, since_s = ask.message.opaque("subject"), ask.message.number("since_s")
+    found: list[bytes] = []
+    pseudonyms: dict[str, bytes | None] = {}
+    for frame in entries.frames(0):
+        month = frame.day[:7]
+        if month not in pseudonyms:
+            pseudonyms[month] = months.pseudonyms(month, subject)
+        pseudonym = pseudonyms[month]
+        if pseudonym is not None and pseudonym in frame.side and _is_wanted(frame, since_s):
+            found.append(frame.index.to_bytes(8) + frame.entry)
+    return found[-MAX_ENTRIES:]
+
+
+def _is_wanted(frame: Frame, since_s: int) -> bool:
+    entry = entry_members(frame.entry)
+    return entry["op"] in _SEEING and int(entry["t"]) >= since_s * 1000

@@ -1,0 +1,290 @@
+"""What each request asks for: typed checks, rights, retention and denials, then what it costs and the PRF inputs.
+
+Nothing here changes state or touches a key. Tables stay columns; the only objects made for single rows are the handles
+that the ledger counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anwen.crypto import prf_input
+from anwen.crypto.grants import Grant
+from anwen.errors import ConflictError, MalformedError, NotFoundError, TooLargeError
+from anwen.formats import wire
+from anwen.keeper.side import Block, Kind, denial_digest
+from anwen.keeper.state import Charges, State
+from anwen.model import RENDITION, Counter, Policy
+from anwen.policy import purposes, retention
+
+MAX_RECORDS, MAX_CELLS, MAX_TOKENS = 16_384, 65_536, 65_536
+NORMALISER = 1
+"""The one version of `formats.normalise` there is: tokens of another would find nothing (THREATS.md Q39)."""
+NO_ROOT = bytes(32)
+
+Integers = npt.NDArray[np.unsignedinteger]
+Bytes2D = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One authenticated request. `body` is what the grant's `req` covers."""
+
+    op: str
+    grant: Grant
+    body: bytes
+    message: wire.Message
+    policy: Policy
+    state: State
+    now_s: float
+
+    def table(self, name: str) -> dict[str, Any]:
+        """Return a table's columns, of the types that the wire's schema gives them."""
+        return self.message.tables[name]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Work:
+    """What is left to do once a request may go on: charge, log, evaluate."""
+
+    charges: Charges = field(default_factory=dict)
+    inputs: tuple[tuple[str, Bytes2D], ...] = ()  # series and PRF inputs, in the order of the answer's rows
+    about: Mapping[str, object] = field(default_factory=dict)  # members of the entry
+    seen: Mapping[int, list[bytes]] = field(default_factory=dict)  # subjects touched without a charge for them
+    blocks: tuple[Block, ...] = ()
+    root: bytes = NO_ROOT
+    nonce_base: bytes = b""
+    only_hashes: bool = False
+
+
+def _values(column: Any) -> list[bytes]:
+    """Return an opaque column's rows."""
+    rows: list[bytes] = np.ascontiguousarray(column).view(f"V{column.shape[1]}").ravel().tolist()
+    return rows
+
+
+def _by_collection(collections: Any, subjects: Any) -> dict[int, list[bytes]]:
+    """Return the distinct subjects of each collection."""
+    handles, ids = _values(subjects), np.unique(collections).tolist()
+    if len(ids) == 1:
+        return {ids[0]: list(dict.fromkeys(handles))}
+    pairs = list(dict.fromkeys(zip(collections.tolist(), handles, strict=True)))
+    return {i: [handle for collection, handle in pairs if collection == i] for i in ids}
+
+
+def _count_pairs(first: Any, second: Any) -> dict[tuple[int, int], int]:
+    """Return how often each pair of ids occurs."""
+    joined, counts = np.unique(first.astype(np.uint32) << 16 | second.astype(np.uint32), return_counts=True)
+    return {(pair >> 16, pair & 0xFFFF): n for pair, n in zip(joined.tolist(), counts.tolist(), strict=True)}
+
+
+def _sum_by_collection(pairs: Mapping[tuple[int, int], int]) -> dict[int, int]:
+    sums: dict[int, int] = {}
+    for (collection, _), count in pairs.items():
+        sums[collection] = sums.get(collection, 0) + count
+    return sums
+
+
+def _rows(ask: Ask, name: str, limit: int, *, least: int = 1) -> int:
+    rows = wire.rows_in(ask.table(name))
+    if rows > limit:
+        raise TooLargeError(f"{ask.op}: {rows} {name}, at most {limit}")
+    if rows < least:
+        raise MalformedError(f"{ask.op}: expected at least {least} of {name}")
+    return rows
+
+
+def _current(ask: Ask, scalar: str, series: str) -> int:
+    """Return the number of a series, which the request must name."""
+    current, named = ask.state.number(series), ask.message.number(scalar)
+    if not current or named != current:
+        raise ConflictError(f"{ask.op}: {scalar} is {current}, got {named}")
+    return current
+
+
+def _record_rows(ask: Ask, records: int) -> npt.NDArray[np.intp]:
+    rows = ask.table("cells")["record_row"]
+    if len(rows) and int(rows.max()) >= records:
+        raise MalformedError(f"{ask.op}: a cell names record {int(rows.max())} of {records}")
+    chosen: npt.NDArray[np.intp] = rows.astype(np.intp)
+    return chosen
+
+
+def _known(policy: Policy, pairs: Mapping[tuple[int, int], int]) -> None:
+    for collection_id, class_id in pairs:
+        collection = policy.collection_by_id.get(collection_id)
+        if collection is None or class_id not in collection.class_ids:
+            raise NotFoundError(f"no class {class_id} in collection {collection_id}")
+
+
+def _tokens(ask: Ask, *, least: int) -> dict[tuple[int, int], int]:
+    """Return how many tokens of each (collection, field) there are; they come sorted and without duplicates."""
+    rows, table = _rows(ask, "tokens", MAX_TOKENS, least=least), ask.table("tokens")
+    if not rows:
+        return {}
+    if (table["normaliser"] != NORMALISER).any():
+        raise MalformedError(f"{ask.op}: normaliser is version {NORMALISER}")
+    numbers = [np.ascontiguousarray(table[n], ">u2").view(np.uint8).reshape(rows, 2) for n in ("collection", "field")]
+    keys = _values(np.hstack([*numbers, table["token"]]))
+    if any(a >= b for a, b in itertools.pairwise(keys)):
+        raise MalformedError(f"{ask.op}: expected tokens in ascending order, each once")
+    return _count_pairs(table["collection"], table["field"])
+
+
+def _index_inputs(ask: Ask, generation: int) -> tuple[str, Bytes2D]:
+    t = ask.table("tokens")
+    args = (t["collection"], t["field"], t["normaliser"], generation, t["token"])
+    return "index", prf_input.index_inputs(*args)
+
+
+def _classes(pairs: Mapping[tuple[int, int], int]) -> dict[str, int]:
+    return {f"{collection}.{class_id}": count for (collection, class_id), count in pairs.items()}
+
+
+def put(ask: Ask) -> Work:
+    """Give values for new rows: the nonce is the keeper's own, so no stored row's value comes out (THREATS.md A4)."""
+    records, cells = ask.table("records"), ask.table("cells")
+    count, cell_count = _rows(ask, "records", MAX_RECORDS), _rows(ask, "cells", MAX_CELLS)
+    epoch, generation = _current(ask, "epoch", "record"), _current(ask, "generation", "index")
+    rows, tokens = _record_rows(ask, count), _tokens(ask, least=0)
+    if int(records["version"].min()) < 1:
+        raise MalformedError("put: versions begin at 1")
+    collection = records["collection"][rows]
+    pairs = _count_pairs(collection, cells["class"])
+    _known(ask.policy, pairs)
+    written = np.unique(records["collection"]).tolist()
+    purposes.check_write(ask.policy, ask.grant.issuer, ask.grant.purpose, written, tokens)
+    dates = (records["collected_s"], records["expires_s"])
+    retention.check_seal(ask.policy, records["collection"], *dates, ask.now_s)
+    subjects = _by_collection(records["collection"], records["subject"])
+    _check_denied(ask, records, subjects)
+    grant = ask.grant
+    base = prf_input.nonce_base(grant.issuer, grant.jti, grant.expires_s, grant.request)
+    inputs = prf_input.record_inputs(
+        collection, cells["class"], records["version"][rows], epoch, dates[0][rows], dates[1][rows],
+        records["subject"][rows], records["record"][rows], prf_input.nonces(base, cell_count),
+    )  # fmt: skip
+    written_rows = np.hstack([records["record"], records["tag"]]).tobytes()
+    return Work(
+        charges={Counter.WRITE: subjects, Counter.SEARCH: _sum_by_collection(tokens)},
+        inputs=(("record", inputs), _index_inputs(ask, generation)),
+        about={"classes": _classes(pairs), "subjects": sum(map(len, subjects.values())), "rows": count}
+        | {"tokens": sum(tokens.values())},
+        blocks=(Block.of(Kind.WRITTEN, 0, written_rows, 32),),
+        root=wire.put_root(records, cells),
+        nonce_base=base,
+    )
+
+
+def _check_denied(ask: Ask, rows: Mapping[str, Any], subjects: Mapping[int, list[bytes]]) -> None:
+    ask.state.check_subjects((s for part in subjects.values() for s in part), ask.grant.purpose)
+    if ask.state.denied:
+        columns = (rows["collection"].tolist(), _values(rows["subject"]), _values(rows["record"]))
+        ask.state.check_rows(zip(*columns, rows["version"].tolist(), strict=True), columns[2])
+
+
+def open_(ask: Ask) -> Work:
+    """Give values of stored rows: the only request that gives them, charged by subject and by cell."""
+    work, collection, subject = _stored(ask)
+    cells = ask.table("cells")
+    pairs = _count_pairs(collection, cells["class"])
+    purposes.check_open(ask.policy, ask.grant.issuer, ask.grant.purpose, pairs)
+    _check_stored(ask, collection)
+    rendition = (cells["class"] & np.uint16(RENDITION)) != 0
+    charges: Charges = {Counter.RECORDS: _sum_by_collection(pairs)}
+    for counter, chosen in ((Counter.OPEN, ~rendition), (Counter.LIST, rendition)):
+        if chosen.any():
+            charges[counter] = _by_collection(collection[chosen], subject[chosen])
+    return Work(charges=charges, inputs=work.inputs, about=work.about)
+
+
+def verify(ask: Ask) -> Work:
+    """Give hashes of the components of rows written while a keeper was down: they give no value away."""
+    work, collection, subject = _stored(ask)
+    purposes.check_verify(ask.policy, ask.grant.issuer, ask.grant.purpose, np.unique(collection).tolist())
+    _check_stored(ask, collection)
+    charges: Charges = {Counter.RECORDS: _sum_by_collection(_count_pairs(collection, collection))}
+    seen = _by_collection(collection, subject)
+    return Work(charges=charges, inputs=work.inputs, about=work.about, seen=seen, only_hashes=True)
+
+
+def _stored(ask: Ask) -> tuple[Work, Any, Any]:
+    """Return inputs and entry of cells that are in the store, with collection and subject of each cell."""
+    records, cells = ask.table("records"), ask.table("cells")
+    rows = _record_rows(ask, _rows(ask, "records", MAX_RECORDS))
+    _rows(ask, "cells", MAX_CELLS)
+    epoch = _current(ask, "epoch", "record")
+    collection, subject = records["collection"][rows], records["subject"][rows]
+    pairs = _count_pairs(collection, cells["class"])
+    _known(ask.policy, pairs)
+    inputs = prf_input.record_inputs(
+        collection, cells["class"], cells["version"], epoch, cells["collected_s"], cells["expires_s"],
+        subject, records["record"][rows], cells["nonce"],
+    )  # fmt: skip
+    distinct = len(set(_values(subject)))
+    about = {"classes": _classes(pairs), "subjects": distinct, "rows": len(rows), "tokens": 0}
+    return Work(inputs=(("record", inputs),), about=about), collection, subject
+
+
+def _check_stored(ask: Ask, collection: Any) -> None:
+    """Retention and denials of the cells asked for."""
+    records, cells = ask.table("records"), ask.table("cells")
+    retention.check_open(ask.policy, collection, cells["collected_s"], cells["expires_s"], ask.now_s)
+    rows = cells["record_row"].astype(np.intp)
+    table = {"collection": collection, "version": cells["version"]}
+    table |= {name: records[name][rows] for name in ("subject", "record")} if ask.state.denied else {}
+    _check_denied(ask, table, {0: _values(records["subject"])})
+
+
+def index(ask: Ask) -> Work:
+    """Give index keys of tokens, each charged as a search."""
+    generation, tokens = _current(ask, "generation", "index"), _tokens(ask, least=1)
+    purposes.check_search(ask.policy, ask.grant.issuer, ask.grant.purpose, tokens)
+    about = {"fields": _classes(tokens), "tokens": sum(tokens.values())}
+    charges: Charges = {Counter.SEARCH: _sum_by_collection(tokens)}
+    return Work(charges=charges, inputs=(_index_inputs(ask, generation),), about=about)
+
+
+def prehash(ask: Ask) -> Work:
+    """Give token keys of fields; not charged, since they are the same for ever, and logged."""
+    _rows(ask, "fields", MAX_TOKENS)
+    table = ask.table("fields")
+    pairs = _count_pairs(table["collection"], table["field"])
+    purposes.check_prehash(ask.policy, ask.grant.issuer, ask.grant.purpose, pairs)
+    inputs = prf_input.prehash_inputs(table["collection"], table["field"])
+    return Work(inputs=(("prehash", inputs),), about={"fields": _classes(pairs)})
+
+
+def delete(ask: Ask) -> Work:
+    """Deny rows until their epoch is gone; nodes delete on receipts alone (THREATS.md Q45)."""
+    count, records = _rows(ask, "records", MAX_RECORDS), ask.table("records")
+    collections = np.unique(records["collection"]).tolist()
+    if not set(collections) <= set(ask.policy.collection_by_id):
+        raise NotFoundError(f"no collection {max(set(collections) - set(ask.policy.collection_by_id))}")
+    purposes.check_delete(ask.policy, ask.grant.issuer, ask.grant.purpose, collections)
+    subjects = _by_collection(records["collection"], records["subject"])
+    columns = (records["collection"].tolist(), _values(records["subject"]), _values(records["record"]))
+    rows = zip(*columns, records["version"].tolist(), strict=True)
+    denied = b"".join(row[2] + denial_digest(*row) for row in rows)
+    return Work(
+        charges={Counter.DELETE: subjects},
+        about={"subjects": sum(map(len, subjects.values())), "rows": count},
+        blocks=(Block.of(Kind.DENIED, 0, denied, 32),),
+        root=wire.delete_root(records),
+    )
+
+
+CHECKS: Mapping[str, Callable[[Ask], Work]] = {
+    "put": put,
+    "open": open_,
+    "verify": verify,
+    "index": index,
+    "prehash": prehash,
+    "delete": delete,
+}

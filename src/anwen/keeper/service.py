@@ -1,0 +1,422 @@
+"""The keeper: authenticate, check, charge, append to the log, fsync, evaluate, answer; in this order.
+
+`Keeper` has no socket and no clock of its own: the process in `app`, the embedded vault and the tests bring transport,
+time and disk. Between two awaits nothing else runs, so each request's checks and charges are one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anwen.crypto import grants, prf
+from anwen.crypto.prf import PrfKey
+from anwen.errors import (
+    AnwenError,
+    ClockError,
+    GrantError,
+    MalformedError,
+    OverloadedError,
+    PolicyError,
+    RollbackError,
+    StorageError,
+    UnavailableError,
+)
+from anwen.formats import answer, policy_chain, wire
+from anwen.keeper import folder as files
+from anwen.keeper import reading, requests, statement
+from anwen.keeper.ceremony import Ceremony, check_series
+from anwen.keeper.folder import Disk, Identity
+from anwen.keeper.log import LASTING, Log
+from anwen.keeper.requests import Ask, Work
+from anwen.keeper.side import Block, Kind, MonthKeys, encode
+from anwen.keeper.state import COUNTERS, Charges, State
+from anwen.keeper.witness import PeerCall, Witness, Witnessed
+from anwen.model import Policy
+
+CLOCK_TOLERANCE_S = 30
+MAX_WAITING = 1024
+_REFUSALS_LOGGED_PER_S = 16
+_KINDS = {counter: kind for kind, counter in COUNTERS.items()}
+_log = logging.getLogger("anwen.keeper")
+
+
+class Keeper:
+    """One keeper. `open` it, `start` it, and hand it requests; `close` it in the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        policy: Policy,
+        *,
+        clock: Callable[[], float],
+        peers: Mapping[str, PeerCall],
+        disk: Disk,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._folder, self._disk, self._clock, self._random = folder, disk, clock, random
+        self.identity, self.policy = identity, policy
+        self._months = MonthKeys(folder / "log" / "months", disk, random)
+        self._state, self.log = State(policy, self._months), Log(folder / "log", disk)
+        self._ceremony = Ceremony(identity, folder, disk, random)
+        self._witness = Witness(identity, folder / "seen", disk, clock)
+        self.witnessed = Witnessed(identity, self.log, peers, clock)
+        self._keys: dict[tuple[str, int], tuple[PrfKey, ...]] = {}
+        self._public_keys = functools.lru_cache(4096)(grants.load_public_key)
+        self._audience = grants.keeper_audience(policy.vault, identity.keeper)
+        self._stopped: AnwenError | None = UnavailableError(f"keeper {identity.keeper} has not heard from a peer yet")
+        self._waiting, self._refusals = 0, (0, 0)
+        self._cosigning = asyncio.Lock()
+        self.grown = asyncio.Event()  # set when entries came that no checkpoint covers
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        peers: Mapping[str, PeerCall],
+        disk: Disk | None = None,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Keeper:
+        """Return the keeper in `folder`, its state rebuilt from its log. It serves once `start` returns.
+
+        Raises:
+            PolicyError: the chain of policies does not verify, or names another identity. StorageError: log or
+                keys are damaged, with the place. RollbackError: they are older than one another.
+        """
+        identity = files.read_identity(folder)
+        policy = policy_chain.verify_chain(files.read_policy_documents(folder), identity.root)
+        _check_names(policy, identity)
+        keeper = cls(folder, identity, policy, clock=clock, peers=peers, disk=disk or Disk(), random=random)
+        keeper._recover()
+        return keeper
+
+    def _recover(self) -> None:
+        since = dt.datetime.fromtimestamp(self._clock(), dt.UTC) - dt.timedelta(days=1, minutes=1)
+        self.log.recover(since.strftime("%Y-%m-%d"), self._state.replay)
+        if self._state.policy_version > self.policy.version:
+            raise RollbackError(f"policy {self.policy.version}; the log has {self._state.policy_version}")
+        for (series, number), transcript in self._state.opened.items():
+            self._load_keys(series, number, transcript)
+        path = self._folder / "log" / "checkpoint"
+        if path.exists():
+            self.witnessed.note = path.read_text()
+            self.witnessed.check(self.witnessed.note)
+
+    def _load_keys(self, series: str, number: int, transcript: bytes) -> None:
+        keys = files.read_keys(self._folder, series, number)
+        if keys is None or keys.transcript != transcript:
+            raise StorageError(f"keys/{series}-{number}.keys is lost, or not what the log opened")
+        self._keys[series, number] = tuple(PrfKey(secret) for secret in keys.secrets.values())
+
+    async def start(self) -> None:
+        """Ask the peers what they have seen of this log, then serve.
+
+        Raises:
+            QuorumError: no peer answered; call again. RollbackError: every request is refused from now on.
+        """
+        try:
+            await self.witnessed.ask_peers()
+        except RollbackError as error:
+            self._stopped = error
+            raise
+        if self._state.policy_version < self.policy.version:
+            # the file is durable before its entry: a crash in between is made good here
+            await self.log.commit(self._append("policy", {"policy": self.policy.version}, []))
+        self._stopped = None
+
+    async def close(self) -> None:
+        """Finish what is being written and close the log."""
+        self._stopped = UnavailableError(f"keeper {self.identity.keeper} is stopping")
+        await self.log.close()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    async def handle(self, op: str, grant: str, body: bytes) -> bytes:
+        """Return the answer to a client's request.
+
+        Args:
+            op: "put", "open", "index", "prehash", "verify", "delete", "audit", "log", "state" or "policy".
+            grant: as it follows `Authorization: Anwen`; may be empty for "policy", which officers' signatures carry.
+
+        Raises:
+            AnwenError: why it is refused. Nothing that is not durable in the log was answered.
+        """
+        self._check_serving()
+        if op == "policy":
+            return await self._take_policy(grant, body)
+        if self._waiting >= MAX_WAITING:
+            raise OverloadedError("too many requests are waiting", retry_after_s=1)
+        now_s = self._now()
+        granted = self._authenticate(grant, hashlib.sha256(body).digest(), now_s)
+        if op == "state":
+            wire.decode(body, "state")
+            return self._answer(op, granted, Work(), self.log.size, now_s)
+        self._waiting += 1
+        try:
+            return await self._serve(op, granted, body, now_s)
+        except AnwenError as error:
+            self._log_refusal(op, granted, error, now_s)
+            raise
+        finally:
+            self._waiting -= 1
+
+    def _check_serving(self) -> None:
+        if self._stopped is not None:
+            raise type(self._stopped)(*self._stopped.args)
+        if self.log.failed:
+            raise StorageError("the log cannot be written; nothing is answered any more")
+
+    def _now(self) -> float:
+        """Return the time, never before the last own entry."""
+        return max(self._clock(), self._state.last_ms / 1000)
+
+    def _clock_fault(self) -> str | None:
+        behind = self._state.last_ms / 1000 - self._clock()
+        if behind > CLOCK_TOLERANCE_S:
+            return f"{behind:.0f} s behind the last entry of its log"
+        offset = self.witnessed.clock_offset_s
+        return f"{abs(offset):.0f} s from its peers'" if abs(offset) > CLOCK_TOLERANCE_S else None
+
+    def _authenticate(self, token: str, request: bytes, now_s: float) -> grants.Grant:
+        """Return the claims of a valid grant; cheap checks first (THREATS.md K20)."""
+        parts = grants.parse(token)
+        principal = self.policy.principals.get(parts[0].issuer)
+        if principal is None:
+            raise GrantError(grants.WORDING)
+        fault = self._clock_fault()
+        if fault is None:
+            grants.check(parts[0], self._audience, now_s, request)
+        grants.verify(parts, self._public_keys(principal.public_key))
+        if fault is not None:  # said to principals alone, and instead of calling their grants expired
+            raise ClockError(f"keeper {self.identity.keeper}: its clock is {fault}")
+        if self._state.is_spent(parts[0].issuer, parts[0].jti):
+            raise GrantError(grants.WORDING)
+        return parts[0]
+
+    async def _serve(self, op: str, grant: grants.Grant, body: bytes, now_s: float) -> bytes:
+        if op not in requests.CHECKS and op not in reading.CHECKS:
+            raise GrantError(grants.WORDING)
+        ask = Ask(op, grant, body, wire.decode(body, op), self.policy, self._state, now_s)
+        work = (requests.CHECKS.get(op) or reading.CHECKS[op])(ask)
+        self._check_keys(work)
+        index = self._charge_and_append(ask, work)
+        await self.log.commit(index)
+        # The entry is durable, and nothing was evaluated before this line: a crash costs budget at most.
+        if op in reading.CHECKS:
+            return await reading.read(ask, self.log, self._months, self.witnessed.note or self.witnessed.sign())
+        return self._answer(op, grant, work, index, now_s)
+
+    def _check_keys(self, work: Work) -> None:
+        for series, _ in work.inputs:
+            if (series, self._state.number(series)) not in self._keys:
+                raise UnavailableError(f"keeper {self.identity.keeper}: no ceremony of series {series} was held yet")
+
+    def _charge_and_append(self, ask: Ask, work: Work) -> int:
+        """Charge the budgets and append the entry: one step, nothing runs in between."""
+        grant, month = ask.grant, _day(_ms(ask.now_s))[:7]
+        self._months.ensure(month)
+        blocks = [*self._charge_blocks(work, month), *work.blocks]
+        self._state.ledger.reserve(grant.issuer, work.charges, ask.now_s)
+        about = {
+            "iss": grant.issuer,
+            "purpose": grant.purpose,
+            **work.about,
+            "jti": grant.jti.hex(),
+            "exp": grant.expires_s,
+            "req": grant.request.hex(),
+            "root": work.root.hex() if work.root != requests.NO_ROOT else "",
+            "policy": self.policy.version,
+        }
+        return self._append(ask.op, about, blocks, now_s=ask.now_s)
+
+    def _charge_blocks(self, work: Work, month: str) -> list[Block]:
+        """Return what the ledger is rebuilt from: each charge, subjects as pseudonyms."""
+        blocks = []
+        parts = [(_KINDS[counter], of) for counter, of in _each(work.charges)]
+        parts += [(Kind.SEEN, (collection, subjects)) for collection, subjects in work.seen.items()]
+        for kind, (collection, part) in parts:
+            if isinstance(part, int):
+                blocks.append(Block.count(kind, collection, part))
+            else:
+                pseudonyms = self._months.pseudonyms(month, b"".join(part))
+                assert pseudonyms is not None  # `ensure` made the key
+                blocks.append(Block.of(kind, collection, pseudonyms))
+        return blocks
+
+    def _append(self, op: str, about: Mapping[str, object], blocks: list[Block], *, now_s: float | None = None) -> int:
+        """Append an entry and take it into the state."""
+        side = encode(self._random(16), blocks)
+        t = _ms(self._now() if now_s is None else now_s)
+        entry: dict[str, Any] = {"t": max(t, self._state.last_ms), "op": op, **about}
+        entry["lasting"] = self._state.lasting + (op in LASTING)
+        entry["side"] = hashlib.sha256(side).hexdigest()
+        encoded = json.dumps(entry, separators=(",", ":")).encode()
+        index = self.log.append(_day(entry["t"]), encoded, side, lasting=op in LASTING)
+        self._state.remember(entry, blocks)
+        self.grown.set()
+        return index
+
+    def _log_refusal(self, op: str, grant: grants.Grant, error: AnwenError, now_s: float) -> None:
+        """Log that a valid grant was refused; not waited for, and so many a second at most."""
+        second, count = self._refusals
+        count = count + 1 if second == int(now_s) else 1
+        self._refusals = (int(now_s), count)
+        if self.log.failed or count > _REFUSALS_LOGGED_PER_S:
+            return
+        about = {"of": op, "code": error.code, "iss": grant.issuer, "purpose": grant.purpose}
+        about |= {"jti": grant.jti.hex(), "req": grant.request.hex()}
+        self._append("refused", about, [], now_s=now_s)
+
+    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, now_s: float) -> bytes:
+        parts = [self._evaluate(series, inputs, only_hashes=work.only_hashes) for series, inputs in work.inputs]
+        components = np.concatenate(parts, axis=1) if parts else np.empty((0, 0, answer.COMPONENT_BYTES), np.uint8)
+        header = answer.Header(
+            vault=self.policy.vault,
+            keeper=self.identity.keeper,
+            op=op,
+            issuer=answer.issuer_hash(grant.issuer),
+            request=grant.request,
+            root=work.root,
+            components=answer.column_hashes(components),
+            policy_version=self.policy.version,
+            epoch=self._state.number("record"),
+            generation=self._state.number("index"),
+            time_ms=_ms(now_s),
+            entry=index,
+            rows=components.shape[1],
+            columns=components.shape[0],
+        )
+        return answer.encode_answer(header, self.identity.key, work.nonce_base, components)
+
+    def _evaluate(self, series: str, inputs: npt.NDArray[np.uint8], *, only_hashes: bool) -> npt.NDArray[np.uint8]:
+        """Return the components of one series, shape (columns, rows, 32); for `verify` only their hashes."""
+        keys = self._keys[series, self._state.number(series)]
+        components = np.stack([prf.evaluate(key, inputs) for key in keys])
+        if only_hashes:
+            hashed = b"".join(hashlib.sha256(row.tobytes()).digest() for column in components for row in column)
+            return np.frombuffer(hashed, np.uint8).reshape(components.shape)
+        return components
+
+    async def _take_policy(self, grant: str, body: bytes) -> bytes:
+        """Take the next policy version, which a quorum of officers signed."""
+        try:
+            policy = policy_chain.verify_next(self.policy, policy_chain.decode_signed(body))
+            _check_names(policy, self.identity)
+        except PolicyError:
+            if not grant:  # one refusal for all who show nothing
+                raise GrantError(grants.WORDING) from None
+            self._authenticate(grant, hashlib.sha256(body).digest(), self._now())
+            raise
+        try:
+            files.write_policy(self._folder, policy.version, body, self._disk)
+        except OSError as error:
+            raise StorageError("the policy cannot be kept") from error
+        # A crash before: the old version, officers send it again. After: the new one, its entry made on start.
+        self.policy = policy
+        self._state.ledger.update_policy(policy)
+        index = self._append("policy", {"policy": policy.version}, [])
+        await self.log.commit(index)
+        nobody = grants.Grant("", self._audience, 0, b"", "", hashlib.sha256(body).digest())
+        return self._answer("policy", nobody, Work(), index, self._now())
+
+    # --- peers -----------------------------------------------------------------------------------------------------
+
+    async def handle_peer(self, op: str, body: bytes) -> bytes:
+        """Return the answer to another keeper, or to a ceremony's coordinator.
+
+        Args:
+            op: "cosign", "last_seen" or "ceremony_" and "state", "abandon", "announce", "reveal", "confirm", "open".
+        """
+        if isinstance(self._stopped, RollbackError):
+            raise RollbackError(*self._stopped.args)
+        if op == "cosign":
+            return self._witness.cosign(self.policy, body)
+        if op == "last_seen":
+            return self._witness.last_seen(self.policy, body)
+        try:
+            return (await self._hold_ceremony(op.removeprefix("ceremony_"), body)).encode()
+        except OSError as error:
+            raise StorageError("the keys cannot be kept") from error
+
+    async def _hold_ceremony(self, step: str, body: bytes) -> str:
+        lists = {"announce": "abandons", "reveal": "announces", "confirm": "reveals", "open": "confirms"}
+        extra = {"state": (), "abandon": ("transcript",)}.get(step, (lists.get(step, ""),))
+        request = statement.read_request(body, "series", "number", *extra)
+        series, number = check_series(request["series"], request["number"])
+        if step == "state":
+            return self._ceremony.state(series, number, self._state.opened.get((series, number)))
+        if step == "abandon":
+            return self._ceremony.abandon(series, number, str(request["transcript"]))
+        texts = request[extra[0]]
+        if not isinstance(texts, list):
+            raise MalformedError(f"ceremony_{step}: expected a list of statements")
+        if step == "announce":
+            current = self._state.number(series)
+            return self._ceremony.announce(self.policy, series, number, texts, current=current)
+        if step == "reveal":
+            return self._ceremony.reveal(self.policy, series, number, texts)
+        if step == "confirm":
+            return self._ceremony.confirm(self.policy, series, number, texts)
+        return await self._open_keys(series, number, texts)
+
+    async def _open_keys(self, series: str, number: int, confirms: list[object]) -> str:
+        """Bring keys into use: logged, and by that for good."""
+        keys = self._ceremony.check_open(self.policy, series, number, confirms)
+        if (series, number) not in self._state.opened:
+            about = {"series": series, "number": number, "transcript": keys.transcript.hex()}
+            index = self._append("ceremony", about, [])
+            await self.log.commit(index)
+            # A crash before this line: confirmed, not open, and opened by the next run. After: open.
+        self._load_keys(series, number, keys.transcript)
+        return self._ceremony.state(series, number, keys.transcript)
+
+    async def cosign_now(self) -> str:
+        """Have the peers cosign all that is durable now; return the checkpoint, which is kept in `log/checkpoint`."""
+        async with self._cosigning:
+            self.grown.clear()
+            try:
+                note = await self.witnessed.cosign(self.policy)
+            except RollbackError as error:
+                self._stopped = error
+                raise
+            await asyncio.to_thread(self._disk.replace, self._folder / "log" / "checkpoint", note.encode())
+            # A crash before: the older checkpoint, with fewer entries under it; the log is not touched.
+            return note
+
+
+def _check_names(policy: Policy, identity: Identity) -> None:
+    pinned = policy.keepers.get(identity.keeper)
+    if policy.vault != identity.vault or pinned is None or pinned.identity != identity.public:
+        raise PolicyError(f"policy {policy.version} pins another identity than keeper {identity.keeper} has")
+
+
+def _each(charges: Charges) -> list[tuple[Any, tuple[int, Any]]]:
+    return [(counter, part) for counter, parts in charges.items() for part in parts.items()]
+
+
+def _ms(now_s: float) -> int:
+    return int(now_s * 1000)
+
+
+@functools.lru_cache(2)
+def _day_name(days: int) -> str:
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=days)).isoformat()
+
+
+def _day(t_ms: int) -> str:
+    return _day_name(t_ms // 86_400_000)

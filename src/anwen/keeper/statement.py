@@ -1,0 +1,56 @@
+"""Signed statements between keepers: one line of JSON, a newline, an Ed25519 signature in hex.
+
+The signature covers a prefix of its own and the exact line, so that no answer, checkpoint or cosignature can pass as a
+statement. `kind`, `vault` and `keeper` are in every one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from anwen.errors import MalformedError, ProofError
+from anwen.keeper.folder import Identity
+from anwen.model import Policy
+
+_PREFIX = b"anwen-statement-1\n"
+
+
+def sign(identity: Identity, kind: str, **members: Any) -> str:
+    """Return a statement of this keeper."""
+    content = {"kind": kind, "vault": identity.vault.hex(), "keeper": identity.keeper, **members}
+    line = json.dumps(content, separators=(",", ":"))
+    return f"{line}\n{identity.key.sign(_PREFIX + line.encode()).hex()}"
+
+
+def verify(policy: Policy, text: object, kind: str, keeper: str, **expected: object) -> dict[str, Any]:
+    """Return what `keeper` states, whose members must be as expected.
+
+    Raises:
+        ProofError: naming the keeper: another kind, vault, keeper or member, or not signed by the pinned key.
+    """
+    try:
+        line, signature = str(text).split("\n")
+        key = Ed25519PublicKey.from_public_bytes(policy.keepers[keeper].identity)
+        key.verify(bytes.fromhex(signature), _PREFIX + line.encode())
+        content = json.loads(line)
+    except (InvalidSignature, ValueError, KeyError, RecursionError):
+        raise ProofError(f"keeper {keeper}: its {kind} statement is not signed by its pinned key") from None
+    expected |= {"kind": kind, "vault": policy.vault.hex(), "keeper": keeper}
+    if not isinstance(content, dict) or any(content.get(name) != value for name, value in expected.items()):
+        raise ProofError(f"keeper {keeper}: its {kind} statement is about something else")
+    return content
+
+
+def read_request(body: bytes, *members: str) -> dict[str, Any]:
+    """Return a peer request: a JSON object of exactly these members. Raises MalformedError."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict) or set(request) != set(members):
+        raise MalformedError(f"expected a JSON object of {sorted(members)}")
+    return request

@@ -1,0 +1,190 @@
+"""Keepers as each other's witnesses: cosigning checkpoints, and remembering for a peer what it last signed.
+
+A keeper that starts asks its peers for the last checkpoint that they saw of it; only one with its own signature counts.
+Every answer carries the peer's time, from which a keeper learns that its own clock is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anwen.crypto import merkle
+from anwen.errors import AnwenError, MalformedError, NotFoundError, ProofError, QuorumError, RollbackError, StorageError
+from anwen.formats import checkpoint
+from anwen.keeper import statement
+from anwen.keeper.folder import Disk, Identity
+from anwen.keeper.log import Log
+from anwen.model import Policy
+
+PeerCall = Callable[[str, bytes], Awaitable[bytes]]
+"""Takes a peer operation and its body; returns the peer's answer or raises AnwenError."""
+_MAX_PROOF = 128
+
+
+def origin(vault: bytes, keeper: str) -> str:
+    """Return the name of a keeper's log, under which it signs and cosigns."""
+    return f"anwen/{vault.hex()}/{keeper}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The last checkpoint that this keeper cosigned for a peer."""
+
+    size: int = 0
+    root: bytes = merkle.EMPTY_ROOT
+    note: str = ""
+
+
+class Witness:
+    """What this keeper does for its peers' logs."""
+
+    def __init__(self, identity: Identity, folder: Path, disk: Disk, clock: Callable[[], float]) -> None:
+        self._identity, self._folder, self._disk, self._clock = identity, folder, disk, clock
+        self._seen: dict[str, Seen] = {}
+
+    def last_seen(self, policy: Policy, body: bytes) -> bytes:
+        """Return the last checkpoint seen of the keeper that asks."""
+        request = statement.read_request(body, "keeper", "statement")
+        keeper = _peer(policy, request["keeper"])
+        statement.verify(policy, request["statement"], "last_seen", keeper)
+        return self._answer(self._last(policy, keeper), None)
+
+    def cosign(self, policy: Policy, body: bytes) -> bytes:
+        """Cosign a checkpoint that follows from the last one; else return that one without a cosignature.
+
+        Raises:
+            ProofError: not signed by the keeper, or not consistent with what it signed before: a fork.
+        """
+        request = statement.read_request(body, "keeper", "note", "old", "proof")
+        keeper, note, proof = _peer(policy, request["keeper"]), request["note"], request["proof"]
+        if not isinstance(note, str) or not isinstance(proof, list) or len(proof) > _MAX_PROOF:
+            raise MalformedError("cosign: expected a note and a proof")
+        name = origin(policy.vault, keeper)
+        head, last = checkpoint.verify_note(note, name, policy.keepers[keeper].identity), self._last(policy, keeper)
+        if head.origin != name:
+            raise ProofError(f"keeper {keeper}: checkpoint of another log")
+        if request["old"] != last.size or head.size < last.size:
+            return self._answer(last, None)
+        try:
+            nodes = [bytes.fromhex(node) for node in proof]
+        except (ValueError, TypeError):
+            raise MalformedError("cosign: expected a proof in hex") from None
+        merkle.verify_consistency(last.size, last.root, head.size, head.root, nodes)
+        signed = checkpoint.cosign(note, origin(policy.vault, self._identity.keeper), self._identity.key, self._time())
+        try:
+            self._disk.replace(self._folder / f"{keeper}.note", note.encode())
+        except OSError as error:
+            raise StorageError("the checkpoint cannot be remembered") from error
+        # A crash before: no cosignature left. After: this size is the least that the keeper may start with.
+        self._seen[keeper] = Seen(head.size, head.root, note)
+        return self._answer(self._seen[keeper], signed[len(note) :])
+
+    def _time(self) -> int:
+        return max(0, int(self._clock()))
+
+    def _last(self, policy: Policy, keeper: str) -> Seen:
+        path = self._folder / f"{keeper}.note"
+        if keeper not in self._seen:
+            note = path.read_text() if path.exists() else ""
+            if not note:
+                return Seen()
+            head = checkpoint.verify_note(note, origin(policy.vault, keeper), policy.keepers[keeper].identity)
+            self._seen[keeper] = Seen(head.size, head.root, note)
+        return self._seen[keeper]
+
+    def _answer(self, seen: Seen, cosignature: str | None) -> bytes:
+        answer = {"time_s": self._clock(), "size": seen.size, "note": seen.note, "cosignature": cosignature}
+        return json.dumps(answer).encode()
+
+
+def _peer(policy: Policy, keeper: object) -> str:
+    if not isinstance(keeper, str) or keeper not in policy.keepers:
+        raise NotFoundError("no such keeper in the policy")
+    return keeper
+
+
+class Witnessed:
+    """What this keeper has its peers do for its own log and clock."""
+
+    def __init__(self, identity: Identity, log: Log, peers: Mapping[str, PeerCall], clock: Callable[[], float]) -> None:
+        self._identity, self._log, self._clock = identity, log, clock
+        self.peers = peers
+        self._sizes: dict[str, int] = {}
+        self._ahead_s: dict[str, float] = {}
+        self.note = ""  # the newest checkpoint with cosignatures
+
+    @property
+    def clock_offset_s(self) -> float:
+        """How far peers' clocks, ours among them, are ahead of ours: the median."""
+        return statistics.median([0.0, *self._ahead_s.values()])
+
+    def sign(self) -> str:
+        """Return a checkpoint of all that is durable now."""
+        name = origin(self._identity.vault, self._identity.keeper)
+        head = checkpoint.Checkpoint(name, self._log.size, self._log.leaves.root())
+        return checkpoint.sign_note(checkpoint.encode_checkpoint(head), name, self._identity.key)
+
+    def check(self, note: str) -> int:
+        """Return the size in a checkpoint of ours. Raises RollbackError if our log has less, or something else."""
+        name = origin(self._identity.vault, self._identity.keeper)
+        head = checkpoint.verify_note(note, name, self._identity.public)
+        if head.size > self._log.size:
+            raise RollbackError(f"log of {self._log.size} entries; a peer has seen {head.size}")
+        if self._log.leaves.root_at(head.size) != head.root:
+            raise RollbackError(f"log differs from the {head.size} entries that a peer has seen")
+        return head.size
+
+    async def ask_peers(self) -> None:
+        """Learn what peers have seen, and their time.
+
+        Raises:
+            QuorumError: no peer answered. RollbackError: this log is behind or forked.
+        """
+        text = statement.sign(self._identity, "last_seen")
+        body = json.dumps({"keeper": self._identity.keeper, "statement": text}).encode()
+        answered = [await self._ask(peer, "last_seen", body) for peer in self.peers]
+        if self.peers and not any(answered):
+            raise QuorumError(f"keeper {self._identity.keeper}: none of its peers {sorted(self.peers)} answers")
+
+    async def cosign(self, policy: Policy) -> str:
+        """Return a checkpoint of all that is durable now with the cosignatures of all peers that answer."""
+        note = signed = self.sign()
+        size = self._log.size
+        witnesses = {origin(policy.vault, k.id): k.identity for k in policy.keepers.values()}
+        for peer in self.peers:
+            for _ in range(2):  # the second time with the size that the peer named
+                old = self._sizes.get(peer, 0)
+                proof = merkle.consistency_proof(self._log.leaves.subtree, old, size)
+                request = {"keeper": self._identity.keeper, "note": signed, "old": old}
+                body = json.dumps(request | {"proof": [node.hex() for node in proof]}).encode()
+                answer = await self._ask(peer, "cosign", body)
+                if answer is None or answer["cosignature"] or self._sizes.get(peer, 0) > size:
+                    break
+            if answer and answer["cosignature"]:
+                fuller = f"{note}{answer['cosignature']}"
+                if origin(policy.vault, peer) in checkpoint.cosignatures(fuller, witnesses):
+                    note = fuller
+        self.note = note
+        return note
+
+    async def _ask(self, peer: str, op: str, body: bytes) -> dict[str, Any] | None:
+        """Return a peer's answer, None when it gives none. Only what we signed ourselves counts against us."""
+        before = self._clock()
+        try:
+            answer = json.loads(await self.peers[peer](op, body))
+            ahead_s, note = float(answer["time_s"]) - (before + self._clock()) / 2, str(answer["note"])
+            answer["cosignature"] = str(answer["cosignature"] or "")
+        except (AnwenError, ValueError, KeyError, TypeError):
+            return None
+        self._ahead_s[peer] = ahead_s
+        if note:
+            try:
+                self._sizes[peer] = self.check(note)
+            except (ProofError, MalformedError):
+                return None  # a claim without our signature
+        return dict(answer)
