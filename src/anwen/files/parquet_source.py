@@ -1,0 +1,132 @@
+"""Parquet through pyarrow, which is an extra: plain columns only, limits from the footer before a page is read.
+
+No extension types (CVE-2023-47248), no file but the one named. pyarrow is imported when a Parquet file is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anwen.errors import MalformedError, RequestError
+from anwen.files.rows import Columns, Reject, Row, Span
+
+GROUP_BYTES = 2**30
+"""Most bytes of a row group, uncompressed, as the footer states them."""
+
+FOOTER_BYTES = 2**26
+BATCH_ROWS = 1024
+DEPTH = 16
+
+
+def pyarrow() -> Any:
+    """Return the pyarrow module with its Parquet part loaded.
+
+    Raises:
+        RequestError: it is not installed.
+    """
+    try:
+        import pyarrow as arrow  # noqa: PLC0415, ICN001 - an extra
+        import pyarrow.parquet  # noqa: PLC0415
+    except ImportError:
+        raise RequestError("Parquet files need pyarrow: pip install 'anwen[arrow]'") from None
+    return arrow
+
+
+def _is_plain(arrow: Any, kind: Any, levels: int = DEPTH) -> bool:
+    """Return whether a column type is one of those we read: scalars, and lists and structs of them for `json`."""
+    types = arrow.types
+    if isinstance(kind, arrow.ExtensionType | arrow.BaseExtensionType) or levels == 0:
+        return False
+    if types.is_dictionary(kind):
+        return _is_plain(arrow, kind.value_type, levels - 1)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_plain(arrow, kind.value_type, levels - 1)
+    if types.is_struct(kind):
+        return all(_is_plain(arrow, kind.field(i).type, levels - 1) for i in range(kind.num_fields))
+    tests = "string large_string integer floating boolean date timestamp decimal128 null".split()  # noqa: SIM905
+    return any(getattr(types, f"is_{test}")(kind) for test in tests)
+
+
+class ParquetSource:
+    """One Parquet file. Schema and footer are checked at once."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._arrow = pyarrow()
+        self._broken = (self._arrow.ArrowException, OSError)
+        self._path = path
+        try:
+            with self._opened() as file:
+                schema, metadata = file.schema_arrow, file.metadata
+        except self._broken:
+            raise MalformedError("expected a Parquet file") from None
+        for number, kind in enumerate(schema.types, 1):
+            if not _is_plain(self._arrow, kind):
+                raise MalformedError(f"column {number} of the file has a type that is not read: {kind.id}")
+        self._names = columns.names(list(schema.names))
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        if any(g.num_rows < 0 or not 0 <= g.total_byte_size <= GROUP_BYTES for g in groups):
+            raise MalformedError(f"expected row groups of at most {GROUP_BYTES} bytes, uncompressed")
+        self._sizes = [g.num_rows for g in groups]
+        if sum(self._sizes) != metadata.num_rows:
+            raise MalformedError(f"expected {metadata.num_rows} rows as the footer says, got {sum(self._sizes)}")
+
+    def _opened(self) -> Any:
+        return self._arrow.parquet.ParquetFile(
+            self._path,
+            page_checksum_verification=True,
+            thrift_string_size_limit=FOOTER_BYTES,
+            thrift_container_size_limit=2**20,
+            arrow_extensions_enabled=False,
+        )
+
+    def whole(self) -> Span:
+        return Span(0, sum(self._sizes), 1, 0)
+
+    def boundaries(self) -> Iterator[Span]:
+        start, end = 0, sum(self._sizes)
+        for size in self._sizes:
+            yield Span(start, end, start + 1, 0)
+            start += size
+
+    def read(self, span: Span) -> Iterator[Row | Reject]:
+        first = 0
+        with self._opened() as file:
+            for group, size in enumerate(self._sizes):
+                if first < span.end and first + size > span.start:
+                    yield from self._read_group(file, group, first, span)
+                first += size
+
+    def _read_group(self, file: Any, group: int, first: int, span: Span) -> Iterator[Row | Reject]:
+        try:
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
+                skip, stop = max(0, span.start - first), min(batch.num_rows, span.end - first)
+                if skip < stop:
+                    yield from self._rows(batch.slice(skip, stop - skip), first + skip)
+                first += batch.num_rows
+        except self._broken:
+            raise MalformedError(f"row group {group} of the Parquet file cannot be read") from None
+
+    def _rows(self, batch: Any, first: int) -> Iterator[Row | Reject]:
+        """Yield the rows of a batch; where it does not validate, row by row, so that only the bad ones are refused."""
+        try:
+            batch.validate(full=True)
+            lists = [self._values(column) for column in batch.columns]
+        except (*self._broken, ValueError):
+            if batch.num_rows == 1:
+                yield Reject(first + 1, 0, first + 1, 0, "holds bytes that do not follow the column's type")
+                return
+            for i in range(batch.num_rows):
+                yield from self._rows(batch.slice(i, 1), first + i)
+            return
+        for number, cells in enumerate(zip(*lists, strict=True), first + 1):
+            values = dict(zip(self._names, cells, strict=True))
+            values.pop(None, None)
+            yield Row(number, 0, number, 0, values)  # type: ignore[arg-type]  # no None is left among the names
+
+    def _values(self, column: Any) -> list[object]:
+        types = self._arrow.types
+        if types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's datetime ends at microseconds
+            column = column.cast(self._arrow.timestamp("us", column.type.tz), safe=False)
+        return list(column.to_pylist())
