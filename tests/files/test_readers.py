@@ -140,7 +140,8 @@ def test_a_stray_quote_does_not_swallow_the_rest(tmp_path):
     assert result[3] == (5, {"a": "4", "b": "y\nz"})
 
 
-cells = st.text(st.sampled_from("ab,;\t\"'\n\r=+-@ é"), max_size=6)
+# without a lone \r, which csv.writer of Python 3.11 leaves unquoted
+cells = st.text(st.sampled_from("ab,;\t\"'\n=+-@ é"), max_size=6)
 mess = st.text(st.sampled_from('a,"\n\r'), max_size=60)
 
 
