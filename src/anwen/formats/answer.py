@@ -1,6 +1,6 @@
 """A keeper's answer: a signed header, then components. The header alone is evidence and receipt (docs/spec/answer.md).
 
-``header 304 B | Ed25519 signature 64 B | nonce base 20 B | component columns``. The header holds hashes of the
+``header 216 B | Ed25519 signature 64 B | nonce base 20 B | component columns``. The header holds hashes of the
 component columns and never the components, so that showing it to others gives no part of any key away.
 
 Pure.

@@ -1,0 +1,10 @@
+"""Hypothesis profiles: fast by default, `ANWEN_HYPOTHESIS=deep` for `make deep`."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_SLOW_MACHINE = [HealthCheck.too_slow]
+settings.register_profile("fast", max_examples=50, deadline=None, suppress_health_check=_SLOW_MACHINE)
+settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW_MACHINE)
+settings.load_profile(os.environ.get("ANWEN_HYPOTHESIS", "fast"))
