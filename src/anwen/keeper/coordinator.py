@@ -12,9 +12,26 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from anwen.errors import ProofError
+from anwen.model import KeeperInfo, Policy
+from anwen.net.connection import Pool
 
 PeerCall = Callable[[str, bytes], Awaitable[bytes]]
 """Takes a peer operation and its body; returns the keeper's answer or raises AnwenError."""
+PEER_TIMEOUT_S = 10.0
+
+
+def peer_calls(policy: Policy) -> dict[str, PeerCall]:
+    """Return how to call each keeper's peer listener, known by its pinned key."""
+    return {info.id: _peer_call(info) for info in policy.keepers.values()}
+
+
+def _peer_call(info: KeeperInfo) -> PeerCall:
+    pool = Pool(info.peer_address, info.tls_pin, limit=4)
+
+    async def call(op: str, body: bytes) -> bytes:
+        return await pool.post(f"/v1/{op}", None, body, PEER_TIMEOUT_S)
+
+    return call
 
 
 async def run_ceremony(series: str, number: int, peers: Mapping[str, PeerCall]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Mapping
 
 from anwen.errors import TooLargeError
 from anwen.formats import wire
-from anwen.keeper.log import Frame, Log, entry_members
+from anwen.keeper.log import Log, entry_members
 from anwen.keeper.requests import Ask, Work
 from anwen.keeper.side import MonthKeys
 from anwen.policy import purposes
@@ -37,7 +38,7 @@ CHECKS: Mapping[str, Callable[[Ask], Work]] = {"audit": audit, "log": log}
 async def read(ask: Ask, entries: Log, months: MonthKeys, checkpoint: str) -> bytes:
     """Return the entries asked for and the checkpoint, as an `entries` message.
 
-    For `log` each blob is an entry's exact bytes, from `start` on; for `audit` each has its index, u8, before it.
+    For `log` each blob is an entry's exact bytes, from `start` on; for `audit` a member `index` is added to each.
     """
     start, size = 0, entries.size
     if ask.op == "log":
@@ -60,11 +61,8 @@ def _find(ask: Ask, entries: Log, months: MonthKeys) -> list[bytes]:
         if month not in pseudonyms:
             pseudonyms[month] = months.pseudonyms(month, subject)
         pseudonym = pseudonyms[month]
-        if pseudonym is not None and pseudonym in frame.side and _is_wanted(frame, since_s):
-            found.append(frame.index.to_bytes(8) + frame.entry)
+        if pseudonym is not None and pseudonym in frame.side:
+            entry = entry_members(frame.entry)
+            if entry["op"] in _SEEING and entry["t"] >= since_s * 1000:
+                found.append(json.dumps({"index": frame.index, **entry}, separators=(",", ":")).encode())
     return found[-MAX_ENTRIES:]
-
-
-def _is_wanted(frame: Frame, since_s: int) -> bool:
-    entry = entry_members(frame.entry)
-    return entry["op"] in _SEEING and int(entry["t"]) >= since_s * 1000

@@ -38,12 +38,13 @@ from anwen.formats import answer, policy_chain, wire
 from anwen.keeper import folder as files
 from anwen.keeper import reading, requests, statement
 from anwen.keeper.ceremony import Ceremony, check_series
+from anwen.keeper.coordinator import PeerCall
 from anwen.keeper.folder import Disk, Identity
 from anwen.keeper.log import LASTING, Log
 from anwen.keeper.requests import Ask, Work
 from anwen.keeper.side import Block, Kind, MonthKeys, encode
 from anwen.keeper.state import COUNTERS, Charges, State
-from anwen.keeper.witness import PeerCall, Witness, Witnessed
+from anwen.keeper.witness import Witness, Witnessed
 from anwen.model import Policy
 
 CLOCK_TOLERANCE_S = 30
@@ -218,7 +219,9 @@ class Keeper:
         await self.log.commit(index)
         # The entry is durable, and nothing was evaluated before this line: a crash costs budget at most.
         if op in reading.CHECKS:
-            return await reading.read(ask, self.log, self._months, self.witnessed.note or self.witnessed.sign())
+            fresh = op == "log" and ask.message.number("start") == 0
+            note = await self.cosign_now() if fresh else self.witnessed.note or self.witnessed.sign()
+            return await reading.read(ask, self.log, self._months, note)
         return self._answer(op, grant, work, index, now_s)
 
     def _check_keys(self, work: Work) -> None:
@@ -283,8 +286,7 @@ class Keeper:
         self._append("refused", about, [], now_s=now_s)
 
     def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, now_s: float) -> bytes:
-        parts = [self._evaluate(series, inputs, only_hashes=work.only_hashes) for series, inputs in work.inputs]
-        components = np.concatenate(parts, axis=1) if parts else np.empty((0, 0, answer.COMPONENT_BYTES), np.uint8)
+        components = self._evaluate(work)
         header = answer.Header(
             vault=self.policy.vault,
             keeper=self.identity.keeper,
@@ -303,12 +305,19 @@ class Keeper:
         )
         return answer.encode_answer(header, self.identity.key, work.nonce_base, components)
 
-    def _evaluate(self, series: str, inputs: npt.NDArray[np.uint8], *, only_hashes: bool) -> npt.NDArray[np.uint8]:
-        """Return the components of one series, shape (columns, rows, 32); for `verify` only their hashes."""
-        keys = self._keys[series, self._state.number(series)]
-        components = np.stack([prf.evaluate(key, inputs) for key in keys])
-        if only_hashes:
-            hashed = b"".join(hashlib.sha256(row.tobytes()).digest() for column in components for row in column)
+    def _evaluate(self, work: Work) -> npt.NDArray[np.uint8]:
+        """Return the components, shape (columns, rows, 32); for `verify` only their hashes."""
+        keys = [self._keys[series, self._state.number(series)] for series, _ in work.inputs]
+        rows = sum(len(inputs) for _, inputs in work.inputs)
+        components = np.empty((len(keys[0]) if keys else 0, rows, answer.COMPONENT_BYTES), np.uint8)
+        for column in range(len(components)):
+            start = 0
+            for held, (_, inputs) in zip(keys, work.inputs, strict=True):
+                components[column, start : start + len(inputs)] = prf.evaluate(held[column], inputs)
+                start += len(inputs)
+        if work.only_hashes:
+            rows_of_all = components.reshape(-1, answer.COMPONENT_BYTES)
+            hashed = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows_of_all)
             return np.frombuffer(hashed, np.uint8).reshape(components.shape)
         return components
 
@@ -394,7 +403,10 @@ class Keeper:
             except RollbackError as error:
                 self._stopped = error
                 raise
-            await asyncio.to_thread(self._disk.replace, self._folder / "log" / "checkpoint", note.encode())
+            try:
+                await asyncio.to_thread(self._disk.replace, self._folder / "log" / "checkpoint", note.encode())
+            except OSError as error:
+                raise StorageError("the checkpoint cannot be kept") from error
             # A crash before: the older checkpoint, with fewer entries under it; the log is not touched.
             return note
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from anwen.errors import MalformedError, StorageError
 from anwen.keeper.folder import PRIVATE, Disk, read_private
@@ -108,7 +108,7 @@ class MonthKeys:
 
     def __init__(self, folder: Path, disk: Disk, random: Callable[[int], bytes]) -> None:
         self._folder, self._disk, self._random = folder, disk, random
-        self._ciphers: dict[str, Cipher[modes.ECB]] = {}
+        self._ciphers: dict[str, tuple[CipherContext, CipherContext]] = {}
 
     def ensure(self, month: str) -> None:
         """Make the month's key if there is none, durably: a crash before leaves no entry of that month either.
@@ -121,21 +121,22 @@ class MonthKeys:
             except OSError as error:
                 raise StorageError(f"{month}.key cannot be kept") from error
 
-    def _cipher(self, month: str) -> Cipher[modes.ECB] | None:
+    def _cipher(self, month: str) -> tuple[CipherContext, CipherContext] | None:
         if month not in self._ciphers:
             path = self._folder / f"{month}.key"
             if not path.exists():
                 return None
             # ECB as a permutation of single random blocks, which is what a pseudonym is; no message is encrypted
-            self._ciphers[month] = Cipher(algorithms.AES(read_private(path)), modes.ECB())  # noqa: S305
+            cipher = Cipher(algorithms.AES256(read_private(path)), modes.ECB())  # noqa: S305
+            self._ciphers[month] = cipher.encryptor(), cipher.decryptor()
         return self._ciphers[month]
 
     def pseudonyms(self, month: str, handles: bytes) -> bytes | None:
         """Return the pseudonyms of handles, 16 bytes each; None once the month's key is gone."""
         cipher = self._cipher(month)
-        return None if cipher is None else cipher.encryptor().update(handles)
+        return None if cipher is None else cipher[0].update(handles)
 
     def handles(self, month: str, pseudonyms: bytes) -> bytes | None:
         """Return the handles behind pseudonyms; None once the month's key is gone."""
         cipher = self._cipher(month)
-        return None if cipher is None else cipher.decryptor().update(pseudonyms)
+        return None if cipher is None else cipher[1].update(pseudonyms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from anwen.crypto import merkle
 from anwen.errors import AnwenError, MalformedError, NotFoundError, ProofError, QuorumError, RollbackError, StorageError
 from anwen.formats import checkpoint
 from anwen.keeper import statement
+from anwen.keeper.coordinator import PeerCall
 from anwen.keeper.folder import Disk, Identity
 from anwen.keeper.log import Log
 from anwen.model import Policy
 
-PeerCall = Callable[[str, bytes], Awaitable[bytes]]
-"""Takes a peer operation and its body; returns the peer's answer or raises AnwenError."""
 _MAX_PROOF = 128
 
 

@@ -1,0 +1,158 @@
+"""The keeper's process: hardening, two TLS listeners, one line when it serves, and a clean stop.
+
+Peers' listener opens first, so that keepers that start together can ask each other; clients' listener opens once a peer
+has answered. What goes wrong unexpectedly is logged by class alone: messages and locals may hold anything.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra is not used; its threads take 30 MB
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
+from anwen.keeper.coordinator import PeerCall, peer_calls
+from anwen.keeper.service import Keeper
+from anwen.net.server import Limits, serve
+from anwen.net.tls import server_context
+
+RETRY_S = 0.5
+COSIGN_EVERY_S, ASK_EVERY_S = 1.0, 10.0
+_PR_SET_DUMPABLE = 4
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_CLIENT_LIMITS = Limits(body_bytes=16 * 2**20)
+_PEER_LIMITS = Limits(body_bytes=2**20, connections=64, connections_per_address=64, requests=32)
+_STEPS = ("state", "abandon", "announce", "reveal", "confirm", "open")
+PEER_OPS = ("cosign", "last_seen", *(f"ceremony_{step}" for step in _STEPS))
+_log = logging.getLogger("anwen.keeper")
+
+
+def harden() -> None:
+    """Keep this process's memory off every disk and away from other processes. Raises StorageError where it cannot."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    locked = libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    if not locked and _swap_is_on():
+        raise StorageError("memory cannot be locked and swap is on: raise RLIMIT_MEMLOCK or turn swap off")
+
+
+def _swap_is_on() -> bool:
+    with contextlib.suppress(OSError):
+        return len(Path("/proc/swaps").read_text().splitlines()) > 1
+    return True
+
+
+async def run(folder: Path) -> None:
+    """Serve the keeper in `folder` until SIGTERM or SIGINT.
+
+    Raises:
+        AnwenError: it cannot start, or finds that its state was rolled back.
+    """
+    calls: dict[str, PeerCall] = {}
+    keeper = Keeper.open(folder, peers=calls)
+    calls |= peer_calls(keeper.policy)
+    del calls[keeper.identity.keeper]
+    mine = keeper.policy.keepers[keeper.identity.keeper]
+    tls = server_context(folder / "tls.crt", folder / "tls.key")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    async def for_peers(path: str, _authorization: str | None, body: bytes) -> bytes:
+        op = path.removeprefix("/v1/")
+        if op not in PEER_OPS:
+            raise GrantError("the grant does not cover this request")
+        return await keeper.handle_peer(op, body)
+
+    async def for_clients(path: str, authorization: str | None, body: bytes) -> bytes:
+        return await keeper.handle(path.removeprefix("/v1/"), authorization or "", body)
+
+    peer_paths = [f"/v1/{op}" for op in PEER_OPS]
+    peers = await serve(for_peers, mine.peer_address, tls, _PEER_LIMITS, without_grant=peer_paths)
+    try:
+        if not await _unless(stop, _start(keeper)):
+            return
+        clients = await serve(for_clients, mine.address, tls, _CLIENT_LIMITS, without_grant=["/v1/policy"])
+        sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
+        sys.stdout.flush()
+        try:
+            await _unless(stop, _look_after(keeper))
+        finally:
+            await clients.aclose()
+    finally:
+        await peers.aclose()
+        await keeper.close()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Return whether `work` ended before `stop` was set; what it raises is raised here."""
+    stopping, working = asyncio.create_task(stop.wait()), asyncio.create_task(work)
+    await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    return False
+
+
+async def _start(keeper: Keeper) -> None:
+    while True:
+        try:
+            await keeper.start()
+        except QuorumError as error:
+            _log.warning("%s: %s", error.code, error)
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
+
+
+async def _look_after(keeper: Keeper) -> None:
+    """Have new entries cosigned, and the clock compared, for as long as the keeper serves."""
+    while True:
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(keeper.grown.wait(), ASK_EVERY_S)
+            await keeper.cosign_now()
+        except StorageError as error:
+            _log.warning("%s: %s", error.code, error)
+        await asyncio.sleep(COSIGN_EVERY_S)
+
+
+def main() -> int:
+    """Run a keeper; the one argument is its folder. Returns the exit code: 2 for a rollback, 1 for other errors."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: anwen-keeper FOLDER\n")
+        return 64
+    try:
+        harden()
+        asyncio.run(run(Path(sys.argv[1])))
+    except RollbackError as error:
+        _log.critical("%s: %s", error.code, error)
+        return 2
+    except AnwenError as error:
+        _log.critical("%s: %s", error.code, error)
+        return 1
+    except Exception as error:  # noqa: BLE001 - the process edge: no traceback, no locals
+        _log.critical("unexpected %s", type(error).__name__)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
