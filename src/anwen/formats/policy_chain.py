@@ -138,7 +138,8 @@ def _check_quorum(officers_of: Policy, signed: SignedPolicy) -> None:
     for officer_id, signature in signed.signatures.items():
         officer = officers_of.officers.get(officer_id)
         if officer is None:
-            raise PolicyError(f"expected signatures of version {officers_of.version}'s officers, got {officer_id[:63]!a}")
+            of = f"version {officers_of.version}'s officers"
+            raise PolicyError(f"expected signatures of {of}, got one of {officer_id[:63]!a}")
         key = load_der_public_key(officer.public_key)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         r, s = int.from_bytes(signature[:_HALF]), int.from_bytes(signature[_HALF:])

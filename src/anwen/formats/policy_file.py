@@ -19,7 +19,7 @@ from anwen.formats.policy_reader import read_policy
 from anwen.formats.policy_table import Mistake
 from anwen.formats.policy_template import fill_template, write_version
 from anwen.formats.toml_lines import Path, line_of, locate
-from anwen.model import INDEX_CLASS, RENDITION, Budget, Collection, Counter, Field, Policy, Purpose
+from anwen.model import Budget, Collection, Counter, Field, Policy, Purpose
 
 __all__ = ["canonical", "fill_template", "from_json", "parse_toml", "to_json", "write_version"]
 
@@ -95,23 +95,13 @@ def _collection(collection: Collection) -> dict[str, object]:
     }
 
 
-def class_name(collection: Collection, class_id: int) -> str:
-    """Return `contact`, `contact.masked` or `_index`. Raises PolicyError when the collection has no such class."""
-    if class_id == INDEX_CLASS:
-        return "_index"
-    for data_class in collection.classes:
-        if data_class.id == class_id & ~RENDITION:
-            return data_class.name + (".masked" if class_id & RENDITION else "")
-    raise PolicyError(f"collection {collection.name}: expected a class id, got {class_id}")
-
-
 def _purpose(policy: Policy, purpose: Purpose) -> dict[str, object]:
     by_id = policy.collection_by_id
     fields = {(c.id, f.id): f"{c.name}.{f.name}" for c in policy.collections.values() for f in c.fields}
     return _present(
         {
             "legal_basis": purpose.legal_basis or None,
-            "open": sorted(f"{by_id[c].name}.{class_name(by_id[c], k)}" for c, k in purpose.open),
+            "open": sorted(f"{by_id[c].name}.{by_id[c].class_name_of(k)}" for c, k in purpose.open),
             "search": sorted(fields[pair] for pair in purpose.search),
             "write": sorted(by_id[c].name for c in purpose.write),
             "delete": sorted(by_id[c].name for c in purpose.delete),

@@ -172,7 +172,8 @@ def _distinct(mistakes: list[Mistake], what: str, values: Iterable[tuple[Path, H
             continue  # stands for a mistake that is noted already
         if value in seen:
             shown = value.hex()[:16] + "..." if isinstance(value, bytes) else show(value)
-            mistakes.append(Mistake(path, f"expected a {what} of its own, got {shown} of {'.'.join(map(str, seen[value]))}"))
+            owner = ".".join(map(str, seen[value]))
+            mistakes.append(Mistake(path, f"expected its own {what}, got {shown} of {owner}"))
         seen.setdefault(value, path)
 
 
@@ -220,7 +221,7 @@ def _field(name: str, table: Table, classes: set[str]) -> Field:
         table.optional("values", texts(TEXT)),
     )
     if (field.scheme is not None) != (kind == "national_id"):
-        table.mistake(("scheme",), f'expected with type "national_id" and only there, as in "cn.ric"; type is "{kind}"')
+        table.mistake(("scheme",), f'expected with type "national_id" alone, as in "cn.ric"; type is "{kind}"')
     if field.region is not None and (kind != "phone" or not (len(field.region) == 2 and field.region.isupper())):
         table.mistake(("region",), 'expected two capital letters, with type "phone" alone')
     if field.values is not None and kind != "text":
@@ -321,7 +322,9 @@ def _check_whole(policy: Policy, mistakes: list[Mistake]) -> None:
     """Note what only the whole shows."""
     for name, collection in policy.collections.items():
         subject = collection.subject
-        if subject not in ("", "own") and (subject not in policy.collections or policy.collections[subject].subject != "own"):
+        if subject not in ("", "own") and (
+            subject not in policy.collections or policy.collections[subject].subject != "own"
+        ):
             text = f'expected "own" or a collection whose subject is "own", got {show(subject)}'
             mistakes.append(Mistake(("collections", name, "subject"), text))
     _distinct(mistakes, "id", ((("collections", n), c.id) for n, c in policy.collections.items()))
@@ -329,9 +332,9 @@ def _check_whole(policy: Policy, mistakes: list[Mistake]) -> None:
     _distinct(mistakes, "key", ((("principals", n), p.public_key) for n, p in policy.principals.items()))
     keepers, persons = len(policy.keepers), len({o.person_key for o in policy.officers.values()})
     if policy.keepers and not policy.threshold <= keepers <= MAX_KEEPERS:
-        text = f"expected at most the number of keepers, which are {keepers} (at most {MAX_KEEPERS}), got {policy.threshold}"
-        mistakes.append(Mistake(("vault", "threshold"), text))
+        text = f"expected at most as many as keepers, which are {keepers} (of at most {MAX_KEEPERS})"
+        mistakes.append(Mistake(("vault", "threshold"), f"{text}, got {policy.threshold}"))
     if persons and policy.quorum > persons:
         # a quorum that cannot come together would freeze the policy for good
-        text = f"expected at most the number of different persons among officers, which is {persons}, got {policy.quorum}"
-        mistakes.append(Mistake(("vault", "quorum"), text))
+        text = f"expected at most as many as different persons among officers, which are {persons}"
+        mistakes.append(Mistake(("vault", "quorum"), f"{text}, got {policy.quorum}"))

@@ -93,7 +93,8 @@ def _p256_key(value: object) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError  # noqa: TRY004
     # one key, one spelling: otherwise one key could be two officers
-    if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != der or base64.b64encode(der) != value.encode():
+    one_form = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if one_form != der or base64.b64encode(one_form).decode() != value:
         raise ValueError
     return der
 
@@ -153,7 +154,7 @@ def texts(of: Kind[str]) -> Kind[tuple[str, ...]]:
 
 TEXT = Kind("text of 1 to 400 visible characters", as_text, "")
 NAMED = Kind("a name of a-z, 0-9 and _, a letter first, at most 63 characters", _name, "")
-FLAG = Kind("true or false", _flag, False)  # noqa: FBT003
+FLAG = Kind("true or false", _flag, False)
 ADDRESS = Kind('"host:port"', _address, "")
 P256_KEY = Kind("a P-256 public key: base64 of its DER SubjectPublicKeyInfo", _p256_key, b"")
 MIDNIGHT = Kind("a date such as 2030-01-31", _midnight, 0)

@@ -272,7 +272,7 @@ class Ledger:
         amounts: list[_Amount] = []
         for counter, parts in charges.items():
             by_collection: dict[int, Any] = {
-                collection: set(part) if counter in BY_SUBJECT else part  # type: ignore[call-overload]
+                collection: set(part) if counter in BY_SUBJECT else part  # type: ignore[arg-type]
                 for collection, part in parts.items()
                 if part
             }

@@ -42,7 +42,7 @@ def _pairs(pairs: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
 
 
 def check_open(policy: Policy, principal_id: str, purpose_name: str, cells: Iterable[tuple[int, int]]) -> None:
-    """Raise GrantError unless every (collection id, class id) may be opened; renditions and `_index` by their own ids."""
+    """Raise GrantError unless every (collection id, class id) may be opened; renditions under their own ids."""
     purpose = purpose_of(policy, principal_id, purpose_name)
     _covered("class", _pairs(cells), purpose.open)
 

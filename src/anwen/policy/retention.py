@@ -73,18 +73,15 @@ def may_open(
 def _first_fault(
     policy: Policy, ids: Integers, dates: tuple[Integers, Integers], now_s: float
 ) -> tuple[int, str] | None:
-    found = [
-        (int(np.argmax(fault)), why) for fault, why in _faults(policy, ids, dates, now_s) if fault.any()
-    ]
+    found = [(int(np.argmax(fault)), why) for fault, why in _faults(policy, ids, dates, now_s) if fault.any()]
     return min(found, key=lambda f: f[0]) if found else None
 
 
-def _faults(
-    policy: Policy, ids: Integers, dates: tuple[Integers, Integers], now_s: float
-) -> list[tuple[Bools, str]]:
+def _faults(policy: Policy, ids: Integers, dates: tuple[Integers, Integers], now_s: float) -> list[tuple[Bools, str]]:
     """Return for each thing that can be wrong in which rows it is; order decides between two in one row."""
     collected, expires = (d.astype(np.uint64) for d in dates)
-    retention_s, by_day, known = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
+    retention_s = np.zeros(len(ids), np.uint64)
+    by_day, known = np.zeros((2, len(ids)), np.bool_)
     for collection_id in np.unique(ids).tolist():
         collection = policy.collection_by_id.get(collection_id)
         if collection is not None:
