@@ -1,1 +1,1 @@
-""""""
+"""The `anwen` command line: a face of the client."""

@@ -1,4 +1,4 @@
-"""Files sealed to a recipient's key, written and read as a stream: how exports leave the vault (docs/spec/sealed_file.md).
+"""Files sealed to a recipient's key, as streams: how exports leave the vault (docs/spec/sealed_file.md).
 
 ``magic 16 | HPKE(file key) 80 | chunk ...``. The file key is fresh and sealed by HPKE (RFC 9180: X25519, HKDF-SHA-256,
 AES-256-GCM). Chunks are 64 KiB under AES-256-GCM with a counter and a mark on the last one, so that cutting, moving or
@@ -104,7 +104,7 @@ def read(source: BinaryIO, key: X25519PrivateKey) -> Iterator[bytes]:
 
 
 def make_recipient(path: Path) -> Path:
-    """Make an X25519 key file (mode 0600) and, beside it, `NAME.pub`; return the latter's path. Raises FileExistsError."""
+    """Make an X25519 key file (mode 0600) and `NAME.pub` beside it; return that. Raises FileExistsError."""
     key = X25519PrivateKey.generate()
     public = path.with_name(path.name + ".pub")
     _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)

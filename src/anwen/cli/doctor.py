@@ -1,0 +1,199 @@
+"""`anwen doctor`: is the vault whole and running, is this machine fit for it. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from anwen.cli import failures, output
+from anwen.cli.settings import Settings, command, settings_of
+from anwen.client.session import Session
+from anwen.connect import connect_async
+from anwen.errors import AnwenError, GrantError, IntegrityError
+from anwen.formats import policy_chain, policy_file, wire
+from anwen.formats.answer import verify_receipt
+from anwen.model import Policy
+from anwen.net.connection import Pool
+from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
+
+EXPIRY_WARN_DAYS = 14
+DISK_WARN_BYTES = 2 * 2**30
+CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `code`: exit code that a failure asks for."""
+
+    level: Literal["ok", "warn", "fail"]
+    what: str
+    text: str
+    code: int = failures.FAILED
+
+
+@command()
+@settings_of
+def doctor_command(settings: Settings) -> None:
+    """Check policy, keepers, nodes, clocks, files and this machine. Exit code: the worst failure's."""
+    folder = settings.folder()
+    checks = [*_policy(folder), *_files(folder), *_machine(folder), *asyncio.run(_services(settings, folder))]
+    for check in checks:
+        if settings.json:
+            output.emit({"level": check.level, "what": check.what, "text": check.text})
+        else:
+            click.echo(f"{check.level:<5} {check.what}: {check.text}")
+    failed = [c.code for c in checks if c.level == "fail"]
+    warned = sum(c.level == "warn" for c in checks)
+    output.say(f"{len(failed)} failed, {warned} to look at, {len(checks) - len(failed) - warned} fine")
+    if failed:
+        raise click.exceptions.Exit(max(failed))
+
+
+def _policy(folder: VaultFolder) -> Iterator[Check]:
+    policy = folder.policy()  # raises where the chain is broken: nothing else means anything then
+    days = (policy.expires_s - time.time()) / 86_400
+    day = dt.datetime.fromtimestamp(policy.expires_s, dt.UTC).date()
+    signed = f"version {policy.version}, signed by its quorum, expires {day}"
+    if days <= 0:
+        yield Check("fail", "policy", f"{signed}: expired; anwen policy next --renew, then have officers sign")
+    elif days <= EXPIRY_WARN_DAYS:
+        yield Check(
+            "warn", "policy", f"{signed}: in {days:.0f} days; anwen policy next --renew, then have officers sign"
+        )
+    else:
+        yield Check("ok", "policy", signed)
+    if folder.toml.exists():
+        try:
+            edited = policy_chain.digest(policy_file.parse_toml(folder.toml.read_text())) != policy_chain.digest(policy)
+            state = "edited; nothing of it counts before officers sign it" if edited else "as signed"
+            yield Check("warn" if edited else "ok", "vault.toml", state)
+        except AnwenError as error:
+            yield Check("warn", "vault.toml", f"{str(error).splitlines()[0]}; anwen policy check")
+    yield Check("warn", "zones", SINGLE_MACHINE) if policy.single_machine else Check("ok", "zones", "one machine each")
+
+
+def _files(folder: VaultFolder) -> Iterator[Check]:
+    secret = [p for pattern in ("**/*.key", "**/*.keys") for p in folder.path.glob(pattern)]
+    store = [p for p in folder.path.glob("store/*") if p.is_file()]
+    for what, paths in (("secret keys", secret), ("store", store)):
+        open_to_others = [str(p.relative_to(folder.path)) for p in paths if p.stat().st_mode & 0o077]
+        if open_to_others:
+            yield Check("fail", what, f"others may read {', '.join(open_to_others[:5])}: chmod 600")
+        else:
+            yield Check("ok", what, f"{len(paths)} files, for their owner alone")
+    officers = list(folder.path.glob("officers/*.key"))
+    if len(officers) > 1:
+        yield Check(
+            "warn", "officers", f"keys of {len(officers)} officers lie together here; each belongs to one person"
+        )
+
+
+def _machine(folder: VaultFolder) -> Iterator[Check]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
+    yield Check("ok", "core dumps", "off") if soft == 0 else Check("warn", "core dumps", "on here: ulimit -c 0")
+    swaps = Path("/proc/swaps")
+    if swaps.exists():
+        used = len(swaps.read_text().splitlines()) > 1
+        text = "on: memory of clients may reach the disk; encrypt it or turn it off" if used else "off"
+        yield Check("warn" if used else "ok", "swap", text)
+    free = shutil.disk_usage(folder.path).free
+    text = f"{free / 2**30:.1f} GiB free"
+    yield Check("warn" if free < DISK_WARN_BYTES else "ok", "disk", text)
+
+
+def any_session(settings: Settings, folder: VaultFolder, policy: Policy) -> tuple[Session, str] | None:
+    """Return a session and purpose of whichever principal's key is at hand, the one asked for first."""
+    names = [settings.key] if settings.key else [p for p in policy.principals if _key(folder, p).exists()]
+    for name in names:
+        principal = Path(name).stem if name.endswith(".key") else name
+        if principal in policy.principals and policy.roles[policy.principals[principal].role].purposes:
+            purpose = min(policy.roles[policy.principals[principal].role].purposes)
+            return connect_async(folder.path, key=name, purpose=purpose).session, purpose
+    return None
+
+
+def _key(folder: VaultFolder, principal: str) -> Path:
+    return folder.path / "principals" / f"{principal}.key"
+
+
+async def _services(settings: Settings, folder: VaultFolder) -> list[Check]:
+    policy = folder.policy()
+    asking = any_session(settings, folder, policy) if policy.expires_s > time.time() else None
+    try:
+        keepers = [
+            _keeper(policy, k, *asking) if asking else _reach(f"keeper {k}", info.address, info.tls_pin)
+            for k, info in policy.keepers.items()
+        ]
+        nodes = [_reach(f"node {n}", info.address, info.tls_pin) for n, info in policy.nodes.items()]
+        return list(await asyncio.gather(*keepers, *nodes))
+    finally:
+        if asking:
+            await asking[0].transport.close()
+
+
+async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
+    """Return which policy version each keeper has, as far as they say ("keeper a": 2)."""
+    policy = folder.policy()
+    asking = any_session(settings, folder, policy) if policy.expires_s > time.time() else None
+    if asking is None:
+        return {}
+    session, purpose = asking
+    found = {}
+    try:
+        for keeper in policy.keepers:
+            try:
+                body = wire.encode("state", session.random(wire.SALT_BYTES))
+                found[f"keeper {keeper}"] = (await session.send(keeper, "state", purpose, body)).header.policy_version
+            except AnwenError:
+                continue  # what is down is named when it is sent to
+    finally:
+        await session.transport.close()
+    return found
+
+
+async def _keeper(policy: Policy, keeper: str, session: Session, purpose: str) -> Check:
+    what, before = f"keeper {keeper}", time.time()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            answer = await session.send(keeper, "state", purpose, wire.encode("state", session.random(wire.SALT_BYTES)))
+        header = verify_receipt(answer.receipt, policy.keepers[keeper].identity)
+    except TimeoutError:
+        return Check("fail", what, f"no answer within {TIMEOUT_S:g} s", failures.UNAVAILABLE)
+    except AnwenError as error:
+        return Check("fail", what, f"{error.code}: {error}", failures.exit_code(error))
+    offset = header.time_ms / 1000 - (before + time.time()) / 2
+    text = (
+        f"epoch {header.epoch}, generation {header.generation}, policy {header.policy_version}, "
+        f"{header.entry:,} log entries, clock {offset:+.1f} s"
+    )
+    if abs(offset) > CLOCK_FAIL_S:
+        return Check("fail", what, f"{text}: set the clocks", failures.UNAVAILABLE)
+    if header.policy_version != policy.version:
+        return Check("warn", what, f"{text}: not version {policy.version}; anwen policy publish")
+    return Check("warn" if abs(offset) > CLOCK_WARN_S else "ok", what, text)
+
+
+async def _reach(what: str, address: str, pin: bytes) -> Check:
+    """Without a grant a service answers its one refusal, and by that shows that it is there and holds its key."""
+    pool = Pool(address, pin, limit=1)
+    try:
+        await pool.post("/v1/state", None, b"", TIMEOUT_S)
+    except GrantError:
+        pass
+    except IntegrityError as error:
+        return Check("fail", what, f"{error.code}: {error}", failures.INTEGRITY)
+    except AnwenError as error:
+        return Check("fail", what, f"{error.code}: {error}", failures.UNAVAILABLE)
+    finally:
+        await pool.aclose()
+    return Check("ok", what, f"answers at {address} with its pinned key")

@@ -1,0 +1,133 @@
+"""How a failure leaves the program: one line that says what, one that says what to do next, and an exit code.
+
+Tracebacks never leave: their last line may hold a value. Of an exception that is not ours only the class and the place
+in our code are shown (docs/threat-model.md, side doors).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+
+from anwen.errors import AnwenError, BudgetError, DeniedError, IntegrityError, RequestError, UnavailableError
+
+OK, FAILED, USAGE, REQUEST, DENIED, UNAVAILABLE, INTEGRITY = range(7)
+STOPPED = 130
+"""Exit codes (docs/cli.md). 130: stopped from outside, as shells write SIGINT."""
+
+_EXIT = ((RequestError, REQUEST), (DeniedError, DENIED), (UnavailableError, UNAVAILABLE), (IntegrityError, INTEGRITY))
+
+HINTS = {
+    "error": "`anwen doctor` shows the state of the vault",
+    "request": "change the request; `anwen COMMAND --help` shows what it takes",
+    "malformed": "correct the value or the file; `anwen policy show` lists collections, fields and their types",
+    "too_large": "ask for less at once: a smaller --batch, or fewer ids",
+    "policy": "`anwen policy check` explains the file; a version counts once officers signed it: `anwen policy sign`",
+    "conflict": "somebody holds this value, version or name already: read it again, then decide",
+    "not_found": "check the spelling; `anwen policy show` lists what there is",
+    "denied": "ask the officers for the right, or use the principal and purpose that have it (--as, --purpose)",
+    "grant": "this principal may not do this for this purpose: see `anwen policy show`, and --as, --purpose",
+    "refused": "it is unknown, expired, restricted, erased or deleted; keepers do not say which",
+    "budget": "wait, ask for fewer people, or have the officers sign a larger budget; every opening so far is logged",
+    "unavailable": "try again; nothing was changed. `anwen doctor` shows who does not answer",
+    "quorum": "is the vault running? `anwen up` starts it, `anwen doctor` shows which keeper does not answer",
+    "clock": "set the clock (NTP) on the machine that `anwen doctor` names",
+    "storage": "make room on the disk or mend it, then start the service again; what was acknowledged is kept",
+    "overloaded": "wait a moment and try again, with fewer processes or a smaller --batch",
+    "integrity": "stop, keep the files as they are, and tell the officers; do not try again",
+    "open": "sealed bytes were changed or mixed up: keep the store as it is and tell the officers",
+    "dispute": "keepers contradict each other: tell the officers, the signed answers are the evidence",
+    "rollback": "a service runs on old state: do not restart it, tell the officers",
+    "proof": "a service broke its promise: keep its log and tell the officers",
+}
+"""What to do next, by stable code of the error."""
+
+
+def exit_code(error: AnwenError) -> int:
+    """Return the exit code of an error's kind."""
+    return next((code for kind, code in _EXIT if isinstance(error, kind)), FAILED)
+
+
+def describe(error: AnwenError) -> dict[str, object]:
+    """Return an error as the machine-readable answer has it."""
+    found: dict[str, object] = {
+        "code": error.code,
+        "message": str(error),
+        "hint": HINTS.get(error.code, HINTS["error"]),
+    }
+    if error.retry_after_s is not None:
+        found["retry_after_s"] = round(error.retry_after_s, 1)
+    return found
+
+
+def report(error: AnwenError) -> int:
+    """Print `error[code]: message` and a hint to standard error; return the exit code."""
+    click.echo(f"error[{error.code}]: {error}", err=True)
+    if isinstance(error, BudgetError) and error.retry_after_s is not None:
+        click.echo(f"the oldest charge leaves the window in {waiting(error.retry_after_s)}", err=True)
+    click.echo(f"hint: {HINTS.get(error.code, HINTS['error'])}", err=True)
+    return exit_code(error)
+
+
+def waiting(seconds: float) -> str:
+    """Return a span in words: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def place(error: BaseException) -> str:
+    """Return class and last place in our code of an exception: all that is shown of one that is not ours."""
+    package = Path(__file__).resolve().parents[1]
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path = Path(frame.f_code.co_filename).resolve()
+        if path.is_relative_to(package):
+            return f"{type(error).__name__} at anwen/{path.relative_to(package)}:{line}"
+    return type(error).__name__
+
+
+def report_unexpected(error: BaseException) -> int:
+    """Print class and place of an exception that is not ours; never its message, which may hold a value."""
+    click.echo(f"error[internal]: {place(error)}", err=True)
+    click.echo("hint: this is a fault in Anwen; please report the line above, it holds no data", err=True)
+    return FAILED
+
+
+def report_file(error: OSError) -> int:
+    """Print what the operating system says about a file."""
+    click.echo(f"error[file]: {error.filename or 'file'}: {error.strerror or type(error).__name__}", err=True)
+    click.echo("hint: check the path, its permissions and the room on the disk", err=True)
+    return FAILED
+
+
+class _OneLine(logging.Handler):
+    """Log records without exception texts; of other libraries only where they come from and the exception's class."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        if record.name.startswith("anwen"):
+            click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        else:
+            click.echo(f"{record.levelname.lower()}: {record.name}: {place(cause) if cause else 'see above'}", err=True)
+
+
+def guard_process() -> None:
+    """Take over every way in which Python prints tracebacks by itself, in this process."""
+    logging.basicConfig(handlers=[_OneLine(logging.WARNING)], force=True)
+
+    def hook(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        report_unexpected(error)
+
+    def hook_of(found: Any) -> None:
+        if found.exc_value is not None:
+            report_unexpected(found.exc_value)
+
+    sys.excepthook = hook
+    threading.excepthook = sys.unraisablehook = hook_of

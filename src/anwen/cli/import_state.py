@@ -1,0 +1,160 @@
+"""How far an import has come, kept beside its rejects file, so that an interrupted one goes on where it stopped.
+
+A folder `REJECTS.import` holds `plan.json` (which file, into what, in which parts) and for each part its state and its
+rejects. A part's state names what is acknowledged (`left` begins behind it), what may be stored behind that (`asked`:
+sent, perhaps answered) and what surely is (`stored`: acknowledged out of order).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from anwen.cli.signing import replace
+from anwen.errors import ConflictError, MalformedError
+from anwen.files import FileFormat, Span
+
+HEAD_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import does; equal plans continue each other."""
+
+    file: str
+    size: int
+    head: str  # SHA-256 of the first MiB
+    vault: str
+    collection: str
+    principal: str
+    purpose: str
+    file_format: FileFormat
+    mapping: Mapping[str, str | None]
+    batch: int
+    spans: tuple[Span, ...] = ()
+
+    def continues(self, other: Plan) -> bool:
+        """Return whether this is the same import, however it is cut into parts and whoever runs it."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("file", "size", "head", "vault", "collection", "mapping", "file_format")
+        )
+
+
+@dataclass
+class PartState:
+    """How far one part has come. `left.row` is the number of the first row that is not acknowledged."""
+
+    left: Span
+    asked: int = 0  # number of the last row that was ever sent
+    stored: list[tuple[int, int]] = field(default_factory=list)  # first and last rows acknowledged behind `left.row`
+    counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "stored": 0, "already": 0, "rejected": 0})
+    reasons: dict[str, int] = field(default_factory=dict)  # rejected rows by code
+    rejects_bytes: int = 0
+    done: bool = False
+
+
+def fingerprint(path: Path) -> tuple[int, str]:
+    """Return size and hash of the beginning of a file: enough to notice another one."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+
+
+class ImportFolder:
+    """The state of one import on disk."""
+
+    def __init__(self, rejects: Path) -> None:
+        self.rejects = rejects
+        self.path = rejects.with_name(rejects.name + ".import")
+
+    def lock(self) -> IO[bytes]:
+        """Return an open file that keeps a second import of the same file away. Raises ConflictError."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        file = (self.path / "lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise ConflictError(f"{self.path.name}: an import of this file is running") from error
+        return file
+
+    def plan(self) -> Plan | None:
+        """Return the plan of an interrupted import, if there is one. Raises MalformedError."""
+        path = self.path / "plan.json"
+        if not path.exists():
+            return None
+        content = _read(path)
+        try:
+            spans = tuple(Span(*s) for s in content.pop("spans"))
+            return Plan(**content | {"spans": spans, "file_format": FileFormat(content["file_format"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
+
+    def begin(self, plan: Plan) -> None:
+        """Write a new plan and the states of its parts; the plan last, so that a crash leaves none or all."""
+        self.forget(keep_lock=True)
+        for part, span in enumerate(plan.spans):
+            self.save(part, PartState(span))
+        content = dataclasses.asdict(plan) | {"spans": [dataclasses.astuple(s) for s in plan.spans]}
+        replace(self.path / "plan.json", json.dumps(content).encode())
+
+    def load(self, part: int) -> PartState:
+        """Return a part's state. Raises MalformedError."""
+        path = self.path / f"{part}.json"
+        content = _read(path)
+        try:
+            stored = [(int(a), int(b)) for a, b in content.pop("stored")]
+            return PartState(Span(*content.pop("left")), stored=stored, **content)
+        except (TypeError, KeyError, ValueError) as error:
+            raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
+
+    def save(self, part: int, state: PartState) -> None:
+        """Keep a part's state, durably. A crash leaves the old one or the new one."""
+        content = dataclasses.asdict(state) | {"left": dataclasses.astuple(state.left)}
+        replace(self.path / f"{part}.json", json.dumps(content).encode())
+
+    def rejects_of(self, part: int) -> Path:
+        """Return where a part's rejects are until the end."""
+        return self.path / f"{part}.rejects"
+
+    def finish(self, plan: Plan) -> bool:
+        """Join the parts' rejects, if there are any, into the rejects file; forget the state. Return if there are."""
+        parts = [p for p in map(self.rejects_of, range(len(plan.spans))) if p.exists() and p.stat().st_size]
+        self.rejects.unlink(missing_ok=True)
+        if parts:
+            joined = self.path / "joined"
+            joined.unlink(missing_ok=True)
+            joined.touch(0o600)
+            with joined.open("r+b") as target:
+                for part in parts:
+                    with part.open("rb") as source:
+                        shutil.copyfileobj(source, target)
+            joined.replace(self.rejects)
+        self.forget()
+        return bool(parts)
+
+    def forget(self, *, keep_lock: bool = False) -> None:
+        """Remove the state; the plan first."""
+        (self.path / "plan.json").unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if not (keep_lock and path.name == "lock"):
+                path.unlink()
+        if not keep_lock:
+            self.path.rmdir()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
+    if not isinstance(content, dict):
+        raise MalformedError(f"{path}: does not follow the format; --restart begins anew")
+    return content
