@@ -32,7 +32,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a request's head says. `authorization` is the grant alone, without its scheme."""
+    """What a request's head says. `authorization` is the header's value, "Anwen GRANT", or None for any other."""
 
     method: str
     path: str
@@ -94,7 +94,7 @@ def parse_request(head: bytes) -> Request:
     if (method == "GET" and length) or (method == "POST" and length is None):
         raise MalformedError("GET takes no body, POST needs Content-Length")
     authorization = fields.get(b"authorization", b"").decode()
-    grant = authorization.removeprefix("Anwen ") if _AUTHORIZATION.fullmatch(authorization) else None
+    grant = authorization if _AUTHORIZATION.fullmatch(authorization) else None
     return Request(method, match[2].decode(), grant, length or 0, fields.get(b"connection", b"").lower() == b"close")
 
 
@@ -112,8 +112,8 @@ def parse_response(head: bytes) -> Response:
 
 
 def encode_request(path: str, host: str, authorization: str | None, length: int) -> bytes:
-    """Return the head of a POST; `authorization` is a grant or None."""
-    grant = f"Authorization: Anwen {authorization}\r\n" if authorization is not None else ""
+    """Return the head of a POST; `authorization` is "Anwen GRANT" or None. Raises MalformedError."""
+    grant = f"Authorization: {authorization}\r\n" if authorization is not None else ""
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{grant}Content-Length: {length}\r\n\r\n".encode("ascii")
     if len(head) > MAX_HEAD_BYTES or head.count(b"\r\n") != 4 + bool(grant) or head.count(b"\n") != 4 + bool(grant):
         raise MalformedError("path, host or grant do not fit a request's head")

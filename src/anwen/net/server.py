@@ -24,7 +24,8 @@ from anwen.formats import problem
 from anwen.net import http1, tls
 
 Handler = Callable[[str, str | None, bytes], Awaitable[bytes]]
-"""Takes path, grant (None only on paths served without one) and body; returns the answer or raises `AnwenError`."""
+"""Takes path, "Anwen GRANT" (None only on paths served without a grant) and body; returns the answer or raises
+`AnwenError`."""
 
 _log = logging.getLogger("anwen.net")
 _OP_PATH = re.compile(r"/v1/[a-z][a-z_]{0,31}")

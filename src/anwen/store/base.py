@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+NOWHERE = 0xFFFFFFFF
+"""Slot of a posting that took none."""
+
 
 class Outcome(enum.IntEnum):
     """What became of one row of a put."""
@@ -35,7 +38,7 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class PutRow:
-    """One version of a record: the classes that were sealed together."""
+    """One version of a record: the classes that were sealed together. Integers below 2**63."""
 
     collection: int
     subject: bytes
@@ -53,7 +56,11 @@ class PutRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A visible row that is current for at least one class."""
+    """A visible row, with those of its cells that are current and were asked for.
+
+    A class is current in the highest version that holds it. `_index` holds the tokens of its own row's fields, so it is
+    current in every row that is current for another class.
+    """
 
     collection: int
     subject: bytes
@@ -69,7 +76,10 @@ class StoredRow:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """Outcome of a row, and for each posting which of its labels it took (meaningless unless STORED)."""
+    """Outcome of a row, and for each posting of a stored one which of its labels it has.
+
+    NOWHERE for a posting of a repeated row that is not among its labels any more, or not among the labels given.
+    """
 
     outcome: Outcome
     slots: tuple[int, ...] = ()
@@ -103,26 +113,34 @@ class Store(Protocol):
         """Store rows, each wholly or not at all; outcomes in the order of `rows`.
 
         Durable on disk before it returns. Idempotent: the same rows again give the same outcomes. A row of version v
-        needs v - 1 to be the record's current version (1: no record yet). Labels of the row's classes that earlier
-        versions took, and this one did not, become tombstones in the same step.
+        needs v - 1 to be the record's current version (1: no record yet), of the same collection and subject. Labels
+        of the row's classes that earlier versions took, and this one did not, become tombstones in the same step. A
+        posting whose record holds one of its labels already keeps it.
 
         Raises: StorageError: nothing of this call was stored.
         """
 
     async def get(self, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
-        """Return, record by record, the rows that are current for any of `classes` (none: all); unknown ids give none."""
+        """Return, record by record, versions ascending, the rows that are current for any of `classes` (none: all).
+
+        Unknown and deleted ids give none. A row without wraps in `epoch` has `trim.NO_WRAPS`.
+        """
 
     async def find(self, labels: Sequence[bytes]) -> list[Hit]:
         """Return the taken labels, tombstones included, in the order of `labels`."""
 
     async def list_subjects(self, collection: int, subjects: Sequence[bytes], after: bytes, limit: int) -> list[bytes]:
-        """Return record ids of these subjects in a collection (no subjects: of all), ascending, greater than `after`."""
+        """Return record ids of these subjects in a collection (no subjects: of all), ascending, above `after`."""
 
     async def delete(self, records: Sequence[tuple[bytes, int]]) -> None:
         """Remove records up to a version: postings become tombstones, rows and wraps go, the ids stay spent.
 
-        Durable before it returns, idempotent; unknown records are marked deleted all the same.
+        Durable before it returns, idempotent; unknown records are marked deleted all the same. Versions above the given
+        one stay: their writer did not know of the deletion, nor it of them; deleting again removes them too.
         """
+
+    async def epochs(self) -> list[int]:
+        """Return the epochs that have wraps, ascending."""
 
     async def statistics(self) -> Statistics:
         """Return counts and the settings that durability depends on, read back from the engine."""

@@ -1,0 +1,82 @@
+"""What the SQLite engine answers; each function reads one snapshot."""
+
+# ruff: noqa: S608 - what is put into statements are names of tables and marks for parameters, never values
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anwen.store import sqlite_schema as schema
+from anwen.store.base import Hit, Statistics, StoredRow
+from anwen.store.trim import NO_WRAPS, trim_cells, trim_wraps
+
+_COLUMNS = "collection, subject, row.record, row.version, tag, collected_s, expires_s, sealed, {wraps}, verified"
+
+
+def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
+    """Return the rows that hold any of `classes`, record by record, versions ascending."""
+    wanted = list(dict.fromkeys(records))
+    table = schema.wrap_table(epoch)
+    if epoch in schema.epochs(db):
+        join, columns = f"LEFT JOIN {table} AS w USING (record, version)", _COLUMNS.format(wraps="w.wraps")
+    else:
+        join, columns = "", _COLUMNS.format(wraps="NULL")
+    found: dict[bytes, list[StoredRow]] = {}
+    for marks, keys in schema.chunks(wanted):
+        select = f"SELECT {columns} FROM row {join} WHERE row.record IN ({marks}) ORDER BY row.record, row.version"
+        for values in db.execute(select, keys):
+            row = _row(values, frozenset(classes))
+            if row.sealed:  # nothing is left of a version whose every class was updated since
+                found.setdefault(row.record, []).append(row)
+    return [row for record in wanted for row in found.get(record, ())]
+
+
+def _row(values: Sequence[Any], classes: frozenset[int]) -> StoredRow:
+    *head, sealed, wraps, verified = values
+    wraps = wraps or NO_WRAPS
+    if classes and sealed:
+        sealed, wraps = trim_cells(sealed, classes), trim_wraps(wraps, classes)
+    return StoredRow(*[*head, sealed, wraps, bool(verified)])
+
+
+def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:
+    """Return the taken labels, in the order of `labels`."""
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    for marks, keys in schema.chunks(labels):
+        for label, record, mac in db.execute(f"SELECT label, record, mac FROM posting WHERE label IN ({marks})", keys):
+            found[label] = (record or bytes(16), mac or bytes(16))
+    return [Hit(i, *found[label]) for i, label in enumerate(labels) if label in found]
+
+
+def list_subjects(
+    db: sqlite3.Connection, collection: int, subjects: Sequence[bytes], after: bytes, limit: int
+) -> list[bytes]:
+    """Return at most `limit` record ids greater than `after`, ascending."""
+    if not subjects:
+        select = "SELECT DISTINCT record FROM row WHERE record > ? AND collection = ? ORDER BY record LIMIT ?"
+        return [record for (record,) in db.execute(select, (after, collection, limit))]
+    found: set[bytes] = set()
+    for marks, keys in schema.chunks(list(dict.fromkeys(subjects))):
+        select = (
+            f"SELECT record FROM subject WHERE subject IN ({marks}) AND collection = ? AND record > ? "
+            "ORDER BY record LIMIT ?"
+        )
+        found.update(record for (record,) in db.execute(select, (*keys, collection, after, limit)))
+    return sorted(found)[:limit]
+
+
+def statistics(db: sqlite3.Connection, path: Path) -> Statistics:
+    """Return counts; reads the small tables whole."""
+
+    def count(what: str) -> int:
+        return int(db.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
+
+    epochs = schema.epochs(db)
+    rows = count(schema.wrap_table(epochs[-1])) if epochs else 0
+    unverified = count("row INDEXED BY row_unverified WHERE verified = 0")
+    size_bytes = sum(p.stat().st_size for p in (path, path.with_name(path.name + "-wal")) if p.exists())
+    postings = count("posting")
+    return Statistics(count("subject"), rows, postings, unverified, size_bytes, schema.settings(db))
