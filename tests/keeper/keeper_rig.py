@@ -255,7 +255,7 @@ class People:
             "token": np.array(self.tokens, np.uint8),
         }  # fmt: skip
 
-    def put(self, *, tokens=True, epoch=1, generation=1, **changes):
+    def put(self, *, with_tokens=True, epoch=1, generation=1, **changes):
         cells = len(self.classes) * self.count
         records = {
             "collection": self.full(PERSON), "subject": self.subject, "record": self.record,
@@ -266,7 +266,7 @@ class People:
             "record_row": self.cell_rows, "class": np.tile(np.array(self.classes), self.count),
             "commitment": rand(cells, 32),
         }  # fmt: skip
-        tables = {"records": records, "cells": self.cells} | ({"tokens": self.tokens_table()} if tokens else {})
+        tables = {"records": records, "cells": self.cells} | ({"tokens": self.tokens_table()} if with_tokens else {})
         for name, table in changes.items():
             tables[name] = tables[name] | table
         self.records = tables["records"]
