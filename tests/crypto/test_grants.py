@@ -58,6 +58,14 @@ def refused(token, key=PUBLIC, audience=GRANT.audience, now_s=NOW_S, request=BOD
     return info.value.__notes__[0]
 
 
+def unparsed(token):
+    """The note of a token that is refused for its form alone."""
+    with pytest.raises(GrantError) as info:
+        grants.parse(token)
+    assert str(info.value) == grants.WORDING
+    return info.value.__notes__[0]
+
+
 def accept(token, key=PUBLIC, audience=GRANT.audience, now_s=NOW_S, request=BODY_HASH):
     parts = grants.parse(token)
     grants.check(parts[0], audience, now_s, request)
@@ -182,12 +190,12 @@ CLAIM_CHANGES = [
 
 @pytest.mark.parametrize("change", CLAIM_CHANGES)
 def test_claims_have_one_form(change):
-    refused(sign_raw(grants.HEADER, json.dumps(CLAIMS | change).encode()))
+    unparsed(sign_raw(grants.HEADER, json.dumps(CLAIMS | change).encode()))
 
 
 @pytest.mark.parametrize("missing", CLAIMS)
 def test_no_claim_may_be_missing(missing):
-    refused(sign_raw(grants.HEADER, json.dumps({k: v for k, v in CLAIMS.items() if k != missing}).encode()))
+    unparsed(sign_raw(grants.HEADER, json.dumps({k: v for k, v in CLAIMS.items() if k != missing}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +213,22 @@ def test_no_claim_may_be_missing(missing):
     ],
 )
 def test_json_is_strict(payload):
-    refused(sign_raw(grants.HEADER, payload.encode()))
+    unparsed(sign_raw(grants.HEADER, payload.encode()))
+
+
+def test_constants_are_not_json():
+    payload = json.dumps(CLAIMS | {"exp": float("nan")}).encode()
+    assert unparsed(sign_raw(grants.HEADER, payload)) == "claims are not strict JSON"
+
+
+def test_a_long_grant_is_refused_unread():
+    for spaces, accepted in ((900, True), (1300, False)):
+        token = sign_raw(grants.HEADER, json.dumps(CLAIMS).encode() + b" " * spaces)
+        assert (len(token) <= grants.MAX_CHARS) == accepted
+        if accepted:
+            assert accept(token) == GRANT
+        else:
+            assert unparsed(token) == "more than 2048 characters"
 
 
 def test_other_shapes_are_refused():
@@ -239,7 +262,8 @@ def test_signatures_out_of_range_are_refused():
     signature = grants.parse(good)[2]
     r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
     for wrong_r, wrong_s in ((0, s), (r, 0), (0, 0), (order, s), (r, order), (r, 2**256 - 1), (s, r)):
-        refused(with_signature(good, wrong_r, wrong_s))
+        note = refused(with_signature(good, wrong_r, wrong_s))
+        assert (note == "r or s is out of range") == (not (0 < wrong_r < order and 0 < wrong_s < order))
     for wrong in ((r + order, s), (r, s + order)):
         if max(wrong) < 2**256:
             refused(with_signature(good, *wrong))

@@ -162,6 +162,15 @@ def test_every_tampered_consistency_is_refused():
                     merkle.verify_consistency(old, roots[0], new, flipped(roots[1]), proof)
 
 
+def test_a_proof_too_short_for_the_claimed_size_is_refused():
+    for old, new, claimed in ((1, 2, 8), (2, 3, 9), (4, 8, 64), (3, 4, 64), (8, 16, 17)):
+        proof = merkle.consistency_proof(SUBTREE, old, new)
+        roots = merkle.root(LEAVES[:old]), merkle.root(LEAVES[:new])
+        merkle.verify_consistency(old, roots[0], new, roots[1], proof)
+        with pytest.raises(ProofError):
+            merkle.verify_consistency(old, roots[0], claimed, roots[1], proof)
+
+
 def test_a_rewritten_history_is_not_consistent():
     for new in range(2, 34):
         for old in range(1, new):

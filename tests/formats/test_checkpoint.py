@@ -144,6 +144,12 @@ def test_unknown_keys_and_types_are_kept_and_ignored():
     assert checkpoint.cosignatures(both, {WITNESS_NAME: WITNESS}) == {WITNESS_NAME: 9}
 
 
+def test_a_cosignature_under_another_key_id_is_ignored():
+    head, _, line = COSIGNED[:-1].rpartition(" ")
+    renamed = base64.b64encode(b"\1\2\3\4" + base64.b64decode(line)[4:]).decode()
+    assert checkpoint.cosignatures(f"{head} {renamed}\n", {WITNESS_NAME: WITNESS}) == {}
+
+
 def test_the_latest_cosignature_counts():
     note = NOTE
     for time_s in (5, 9, 7):

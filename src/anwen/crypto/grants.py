@@ -38,7 +38,7 @@ WORDING = "the grant does not cover this request"
 
 _HEADER64 = base64.urlsafe_b64encode(HEADER).rstrip(b"=").decode()
 _NAME = re.compile(r"[!#-\[\]-~]{1,64}", re.ASCII)  # printable, no space, quote or backslash: one spelling in JSON
-_AUDIENCE = re.compile(r"[0-9a-f]{32}/(node|keeper/[!#-\[\]-~]{1,16})", re.ASCII)
+_AUDIENCE = re.compile(r"[0-9a-f]{32}/(node|keeper/[!#-.0-\[\]-~]{1,16})", re.ASCII)  # and no slash
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
