@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-import vault_texts
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vault_texts
 from anwen.errors import PolicyError
 from anwen.formats.policy_chain import (
     SignedPolicy,

@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-import vault_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vault_texts
 from anwen.errors import PolicyError
 from anwen.formats import policy_reader
 from anwen.formats.normalise import KINDS
@@ -66,6 +66,8 @@ MISTAKES = [  # what is replaced (once), by what, the path, a part of the messag
     ('identity = "' + "42" * 32, 'identity = "' + "42" * 31, "zones.zone_b.keeper.identity", "64 lower-case"),
     ("keeper = { address", 'keeper = { id = "zone_c", address', "zones.zone_c.keeper", "expected its own keeper id"),
     ("keeper = { address", "keeperr = { address", "zones.zone_a.keeper", "got nothing"),
+    ("keeper = { address", 'keeper = { id = "a2345678901234567", address', "zones.zone_a.keeper.id", "at most 16 char"),
+    ("[zones.zone_a]", "[zones.zone_a23456789012]", "zones.zone_a23456789012.keeper.id", "got the zone's"),
     ("id = 1\nsubject", "id = 0\nsubject", "collections.person.id", "from 1 to 65535, got 0"),
     ("id = 2\nsubject", "id = 1\nsubject", "collections.person", "expected its own id, got 1 of"),
     ('subject = "person"', 'subject = "nobody"', "collections.incident.subject", "got 'nobody'"),
@@ -124,6 +126,7 @@ AT = {  # where something is missing or clashes, the line is that of the table a
     ("vault.previous", "expected the hash of version 1, got nothing"): "[vault]",
     ("vault.threshold", "as many as keepers, which are 3 (of at most 7), got 4"): "threshold = 4",
     ("zones.zone_a.keeper", "got nothing"): "[zones.zone_a]",
+    ("zones.zone_a23456789012.keeper.id", "got the zone's"): "keeper = ",
     ("zones.zone_b.keeper", "expected its own identity"): "keeper = ",
     ("zones.zone_c.keeper", "expected its own keeper id"): "keeper = ",
     ("collections.person", "expected its own id, got 1 of"): "[collections.person]",
@@ -524,3 +527,19 @@ def test_another_form_of_the_json_is_refused(change, message):
     change(data)
     with pytest.raises(PolicyError, match=re.escape(message)):
         from_json(data)
+
+
+def test_the_guide_explains_every_key_counter_and_type():
+    from pathlib import Path
+
+    guide = (Path(__file__).parents[2] / "docs" / "policy-guide.md").read_text(encoding="utf-8")
+    source = Path(policy_reader.__file__).read_text(encoding="utf-8")
+    keys = set(
+        re.findall(
+            r'(?:read|read_or|optional|tables?|_budgets|_pairs|_collection_ids)\((?:table, )?"([a-z0-9_]+)"', source
+        )
+    )
+    keys -= {"expires_s"}
+    assert len(keys) > 35
+    for word in (*keys, *Counter, *policy_reader.KINDS):
+        assert re.search(rf"[`.{{ \[]{word}[`. }}]", guide), word

@@ -8,10 +8,10 @@ import time
 from dataclasses import replace
 
 import pytest
-import vault_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vault_texts
 from anwen.errors import BudgetError
 from anwen.model import Budget, Counter, Principal
 from anwen.policy.budgets import DAY_S, HOUR_S, Ledger, SubjectWindow, SumWindow
@@ -36,14 +36,14 @@ STEPS = st.lists(
 @given(STEPS, st.integers(0, 8), st.integers(1, 30))
 def test_subject_window_is_what_brute_force_counts(steps, limit, window_s):
     window, seen, clock, now = SubjectWindow(limit, window_s), [], 0.0, -math.inf
+
+    def current(at: float) -> set[int]:
+        latest = {n: t for t, n in seen}
+        return {n for n, t in latest.items() if at - window_s < t <= at}
+
     for wait, numbers, forced in steps:
         clock += wait
         now = max(now, clock)  # a clock set back counts as standing still
-
-        def current(at: float) -> set[int]:
-            latest = {n: t for t, n in seen}
-            return {n for n, t in latest.items() if at - window_s < t <= at}
-
         asked = set(numbers)
         fits = len(current(now) | asked) <= limit
         wait_s = window.would_exceed(handles(*numbers), clock)
@@ -193,7 +193,7 @@ def test_principals_share_a_collections_ceiling_and_nothing_else():
     ledger = Ledger(replace(POLICY, collections=collections, principals={**POLICY.principals, "second": second}))
     ledger.reserve("case_worker", opening(people(100)), 0)
     ledger.reserve("second", opening(people(50, 500)), 0)
-    with pytest.raises(BudgetError, match="budget open of collection 1, all principals together .* at most 150"):
+    with pytest.raises(BudgetError, match=r"budget open of collection 1, all principals together .* at most 150"):
         ledger.reserve("second", opening(people(1, 900)), 0)
     ledger.reserve("second", opening(people(50, 900), collection=INCIDENT), 0)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-import vault_texts
 
+import vault_texts
 from anwen.formats.policy_file import parse_toml
-from anwen.model import Budget, Counter, Field, Policy, Principal
+from anwen.model import Counter, Field, Policy, Principal
 from anwen.policy.check import explain
 from anwen.policy.effect import Effect, effect
 from anwen.policy.entropy import index_leak, mask_problem

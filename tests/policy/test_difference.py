@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import vault_texts
 
+import vault_texts
 from anwen.formats.policy_file import parse_toml
 from anwen.model import Budget, Counter, Policy
 from anwen.policy.difference import LOOSENS, describe, loosens

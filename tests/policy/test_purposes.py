@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import vault_texts
 
+import vault_texts
 from anwen.errors import GrantError
 from anwen.model import INDEX_CLASS, RENDITION
 from anwen.policy import purposes

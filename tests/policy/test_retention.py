@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import vault_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vault_texts
 from anwen.errors import MalformedError, RefusedError
 from anwen.policy.retention import DAY_S, END_OF_TIME_S, check_open, check_seal, latest_s, may_open
 

@@ -14,6 +14,8 @@ from anwen.formats.policy_table import (
     MIDNIGHT,
     NAMED,
     P256_KEY,
+    SERVER_ID,
+    SERVER_ID_CHARACTERS,
     TEXT,
     Mistake,
     Table,
@@ -144,9 +146,16 @@ def _zones(root: Table) -> tuple[dict[str, KeeperInfo], dict[str, NodeInfo]]:
     return {k.id: k for k in in_order}, {n.id: n for n in sorted((n for _, n in nodes), key=lambda n: n.id)}
 
 
+def _server_id(zone: str, table: Table) -> str:
+    server = table.optional("id", SERVER_ID)
+    if server is None and len(zone) > SERVER_ID_CHARACTERS:
+        table.mistake(("id",), f"expected {SERVER_ID.expected}, got the zone's {show(zone)}")
+    return zone if server is None else server
+
+
 def _keeper(zone: str, table: Table) -> KeeperInfo:
     keeper = KeeperInfo(
-        table.read_or("id", NAMED, zone),
+        _server_id(zone, table),
         zone,
         table.read("address", ADDRESS),
         table.read("peer_address", ADDRESS),
@@ -158,9 +167,7 @@ def _keeper(zone: str, table: Table) -> KeeperInfo:
 
 
 def _node(zone: str, table: Table) -> NodeInfo:
-    node = NodeInfo(
-        table.read_or("id", NAMED, zone), zone, table.read("address", ADDRESS), table.read("tls_pin", _DIGEST)
-    )
+    node = NodeInfo(_server_id(zone, table), zone, table.read("address", ADDRESS), table.read("tls_pin", _DIGEST))
     table.finish()
     return node
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_NUMBER = 2**40 - 1
 """Largest number in a policy: times fill five bytes, and every JSON reader has such a number exactly."""
+SERVER_ID_CHARACTERS = 16
+"""The header of a keeper's answer has room for so many (docs/spec/answer.md)."""
 BLANK_NUMBER = -1
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _SHOWN = 60
@@ -67,6 +69,13 @@ def _name(value: object) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ValueError
     return value
+
+
+def _server_id(value: object) -> str:
+    name = _name(value)
+    if len(name) > SERVER_ID_CHARACTERS:
+        raise ValueError
+    return name
 
 
 def _flag(value: object) -> bool:
@@ -154,6 +163,11 @@ def texts(of: Kind[str]) -> Kind[tuple[str, ...]]:
 
 TEXT = Kind("text of 1 to 400 visible characters", as_text, "")
 NAMED = Kind("a name of a-z, 0-9 and _, a letter first, at most 63 characters", _name, "")
+SERVER_ID = Kind(
+    f"a name of a-z, 0-9 and _, a letter first, at most {SERVER_ID_CHARACTERS} characters (the zone's if left out)",
+    _server_id,
+    "",
+)
 FLAG = Kind("true or false", _flag, False)
 ADDRESS = Kind('"host:port"', _address, "")
 P256_KEY = Kind("a P-256 public key: base64 of its DER SubjectPublicKeyInfo", _p256_key, b"")

@@ -65,9 +65,9 @@ def _budget(policy: Policy, path: str, counter: Counter, budget: Budget) -> Iter
     down = f"{both('zone_down')} with one zone down" if n > t else "nothing with one zone down"
     yield note(
         path,
-        f"{_UNITS[counter]} an hour (a day): promised {both('promised')}; each keeper lets {both('keeper')} through. A thief of the "
-        f"login reaches {both('thief')}, with {t - 1} of {n} keepers on his side {both('thief_with_keepers')}. Honest "
-        f"use reaches {both('honest')} with all keepers up, {down}"
+        f"{_UNITS[counter]} an hour (a day): promised {both('promised')}; each keeper lets {both('keeper')} through. "
+        f"A thief of the login reaches {both('thief')}, with {t - 1} of {n} keepers on his side "
+        f"{both('thief_with_keepers')}. Honest use reaches {both('honest')} with all keepers up, {down}"
         + (" (every keeper is asked)" if counter in ALL_ASKED else ""),
     )
 
