@@ -1,0 +1,112 @@
+"""The node as a process: `anwen-node FOLDER` (docs/architecture.md, "A vault's folder")."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy comes: its threads would take memory and do nothing here
+
+import asyncio
+import json
+import logging
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from anwen.errors import AnwenError, GrantError, PolicyError, StorageError
+from anwen.formats import policy_chain
+from anwen.model import NodeInfo, Policy
+from anwen.net import tls
+from anwen.net.server import Limits, serve
+from anwen.node.service import Node
+from anwen.store.sqlite import SqliteStore
+
+LIMITS = Limits()
+_log = logging.getLogger("anwen.node")
+
+
+def main() -> None:
+    """Run a node until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    if len(sys.argv) != 2:
+        sys.exit("usage: anwen-node FOLDER")
+    try:
+        asyncio.run(_run(Path(sys.argv[1])))
+    except AnwenError as error:
+        sys.exit(f"node: {type(error).__name__}: {error}")
+
+
+def load(folder: Path) -> tuple[NodeInfo, Policy, Path]:
+    """Return which node a folder is, its policy, checked from the pinned root on, and where its store lies.
+
+    Raises:
+        PolicyError: a file is missing or wrong, or the policy names this node with another key.
+    """
+    try:
+        about, root = json.loads((folder / "node.json").read_bytes()), json.loads((folder / "root.json").read_bytes())
+        documents = [p.read_bytes() for p in sorted((folder / "policy").glob("[0-9][0-9][0-9][0-9].json"))]
+        certificate = (folder / "tls.crt").read_bytes()
+        name, store, pin = str(about["id"]), folder / str(about["store"]), bytes.fromhex(root["root"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PolicyError(f"{folder}: node.json, root.json, policy or tls.crt ({type(error).__name__})") from error
+    policy = policy_chain.verify_chain(documents, pin)
+    info = policy.nodes.get(name)
+    if info is None or info.tls_pin != tls.pin_of_pem(certificate):
+        raise PolicyError(f"node {name}: policy {policy.version} does not name it, or names another key")
+    if policy.engine != "sqlite":
+        raise PolicyError(f"engine {policy.engine}: this node has sqlite alone")
+    return info, policy, store
+
+
+def save_policy(folder: Path, version: int, document: bytes) -> None:
+    """Keep a signed policy version, durably. Raises StorageError."""
+    path = folder / "policy" / f"{version:04}.json"
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())
+        # commit point: a crash before it leaves a file that no start reads
+        partial.replace(path)
+        parent = os.open(path.parent, os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
+    except OSError as error:
+        raise StorageError(f"policy {version} cannot be kept ({type(error).__name__})") from error
+
+
+async def _run(folder: Path) -> None:
+    info, policy, path = load(folder)
+    context = tls.server_context(folder / "tls.crt", folder / "tls.key")
+    store = SqliteStore(path)
+    node = Node(policy, store, save=lambda version, document: save_policy(folder, version, document))
+
+    async def handler(path: str, authorization: str | None, body: bytes) -> bytes:
+        op = path.removeprefix("/v1/")
+        try:
+            return await node.handle(op, (authorization or "").removeprefix("Anwen "), body)
+        except GrantError as error:
+            _log.info("%s refused: %s", op, "; ".join(getattr(error, "__notes__", ())))
+            raise
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        try:
+            server = await serve(handler, info.address, context, LIMITS, without_grant={"/v1/policy"})
+        except OSError as error:
+            raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error
+        print(f"node {info.id} ready on {server.address}", flush=True)  # noqa: T201 - `anwen up` waits for this line
+        await stop.wait()
+        await server.aclose()
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""A node: checks grants, receipts and forms, moves sealed bytes. It holds no key and never learns a value.
+
+Its checks keep junk and unlogged changes out of the store; they are not what keeps data secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from anwen.crypto import grants
+from anwen.errors import GrantError, NotFoundError, PolicyError, TooLargeError
+from anwen.formats import policy_chain, wire
+from anwen.model import Policy, Purpose
+from anwen.node import puts
+from anwen.node.answers import encode_outcomes, encode_rows, split
+from anwen.node.receipts import Expected, check_receipts
+from anwen.policy import purposes
+from anwen.store.base import Hit, Outcome, PutResult, Store, StoredRow
+from anwen.store.trim import trim_cells, trim_wraps
+
+MAX_RECORDS = 16_384
+"""Records or labels that one get, find, list or delete names."""
+
+_EPOCHS_LAST_S = 10.0
+_AT_ONCE = 128  # rows of a put that are checked without giving others a turn
+_load_public_key = lru_cache(maxsize=1024)(grants.load_public_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who asks, and why, after the grant was checked."""
+
+    principal: str
+    purpose: Purpose
+
+    def opens(self, collection: int) -> frozenset[int]:
+        """Return the classes of a collection whose cells this purpose may have."""
+        return frozenset(c for owner, c in self.purpose.open if owner == collection)
+
+
+class Node:
+    """Serves one store under the newest policy it was given."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+        save: Callable[[int, bytes], None] = lambda _version, _document: None,
+    ) -> None:
+        """Args: save: keeps a signed policy version for the next start, durably, before it is followed."""
+        self.policy, self._store = policy, store
+        self._clock, self._random, self._save = clock, random, save
+        self._epoch, self._epoch_until_s = 0, 0.0
+        self._audience = grants.node_audience(policy.vault)
+        self._operations: dict[str, Callable[[_Caller, bytes], Awaitable[bytes]]] = {
+            "node_put": self._put,
+            "node_get": self._get,
+            "node_find": self._find,
+            "node_list": self._list,
+            "node_delete": self._delete,
+        }
+
+    async def handle(self, op: str, grant: str, body: bytes) -> bytes:
+        """Return the answer to one request.
+
+        Args:
+            op: "node_put", "node_get", "node_find", "node_list", "node_delete" or "policy".
+            grant: as it follows `Authorization: Anwen`; may be empty for "policy", which officers' signatures carry.
+        """
+        if op == "policy":
+            return self._take_policy(body)
+        operation = self._operations.get(op)
+        if operation is None:
+            raise _refused("unknown operation")
+        return await operation(self._authenticate(grant, body), body)
+
+    def _authenticate(self, token: str, body: bytes) -> _Caller:
+        """Return who asks. The cheap checks come first; nothing of the body is parsed before the signature is."""
+        parts = grants.parse(token)
+        grant = parts[0]
+        principal = self.policy.principals.get(grant.issuer)
+        if principal is None:
+            raise _refused("unknown principal")
+        grants.check(grant, self._audience, self._clock(), hashlib.sha256(body).digest())
+        grants.verify(parts, _load_public_key(principal.public_key))
+        return _Caller(principal.id, purposes.purpose_of(self.policy, principal.id, grant.purpose))
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def _put(self, caller: _Caller, body: bytes) -> bytes:
+        message = wire.decode(body, "node_put")
+        records, cells = message.tables["records"], message.tables["cells"]
+        collections = np.unique(records["collection"]).tolist()
+        purposes.check_write(self.policy, caller.principal, caller.purpose.name, collections)
+        epoch, generation = message.number("epoch"), message.number("generation")
+        root = wire.put_root(records, cells)
+        expected = Expected("put", root, caller.principal, self._clock(), epoch, generation)
+        check_receipts(self.policy, message.blobs["receipts"], expected)
+        if wire.rows_in(records) > _AT_ONCE:  # some 30 us a row: other requests take turns meanwhile
+            rows = await asyncio.to_thread(puts.rows_of, self.policy, message)
+        else:
+            rows = puts.rows_of(self.policy, message)
+        results = await self._store.put(epoch, rows)
+        self._epoch = max(self._epoch, epoch)
+        return encode_outcomes(self._random(wire.SALT_BYTES), results, [len(r.postings) for r in rows])
+
+    async def _delete(self, caller: _Caller, body: bytes) -> bytes:
+        message = wire.decode(body, "node_delete")
+        records = message.tables["records"]
+        ids = _ids(records["record"])
+        purposes.check_delete(
+            self.policy, caller.principal, caller.purpose.name, np.unique(records["collection"]).tolist()
+        )
+        expected = Expected("delete", wire.delete_root(records), caller.principal, self._clock())
+        check_receipts(self.policy, message.blobs["receipts"], expected)
+        named = zip(ids, _ids(records["subject"]), records["collection"].tolist(), strict=True)
+        whose = {record: (subject, collection) for record, subject, collection in named}
+        for row in await self._store.get(await self._current_epoch(), ids, ()):
+            # keepers charged the subjects that the request names: they must be those of the records
+            if whose[row.record] != (row.subject, row.collection):
+                raise NotFoundError(f"record {row.record.hex()}: not of this subject and collection")
+        await self._store.delete(list(zip(ids, records["version"].tolist(), strict=True)))
+        return encode_outcomes(self._random(wire.SALT_BYTES), [PutResult(Outcome.STORED)] * len(ids), [0] * len(ids))
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def _get(self, caller: _Caller, body: bytes) -> bytes:
+        message = wire.decode(body, "node_get")
+        _check_reads(caller)
+        rows = await self._store.get(await self._current_epoch(), _ids(message.tables["records"]["record"]), ())
+        return self._rows(caller, message, [], rows)
+
+    async def _find(self, caller: _Caller, body: bytes) -> bytes:
+        message = wire.decode(body, "node_find")
+        if not caller.purpose.search and not caller.purpose.write:  # writers look for free slots
+            raise _refused("the purpose neither searches nor writes")
+        hits = await self._store.find(_ids(message.tables["labels"]["label"]))
+        records = list(dict.fromkeys(h.record for h in hits if any(h.record)))
+        rows: list[StoredRow] = []
+        if records and caller.purpose.open:
+            rows = await self._store.get(await self._current_epoch(), records, ())
+        return self._rows(caller, message, hits, rows)
+
+    async def _list(self, caller: _Caller, body: bytes) -> bytes:
+        message = wire.decode(body, "node_list")
+        collection, limit = message.number("collection"), message.number("limit")
+        if not caller.opens(collection):
+            raise _refused("the purpose opens no class of the collection")
+        if not 1 <= limit <= MAX_RECORDS:
+            raise TooLargeError(f"limit of {limit} records, expected 1 to {MAX_RECORDS}")
+        subjects, after = _ids(message.tables["subjects"]["subject"]), message.opaque("after")
+        rows: list[StoredRow] = []
+        while limit > 0:
+            ids = await self._store.list_subjects(collection, subjects, after, limit)
+            found = await self._store.get(await self._current_epoch(), ids, ())
+            rows += found
+            if len(ids) < limit:
+                break
+            after, limit = ids[-1], limit - len({r.record for r in found})  # some were deleted since they were listed
+        return self._rows(caller, message, [], rows)
+
+    def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Iterable[StoredRow]) -> bytes:
+        """Return rows with those cells alone that were asked for and that the purpose opens."""
+        asked = frozenset(message.tables["classes"]["class"].tolist())
+        allowed: dict[int, frozenset[int]] = {}
+        given: list[tuple[StoredRow, bytes, bytes]] = []
+        for row in rows:
+            if row.collection not in allowed:
+                opens = caller.opens(row.collection)
+                allowed[row.collection] = opens & asked if asked else opens
+            classes = allowed[row.collection]
+            if sealed := trim_cells(row.sealed, classes):
+                given.append((row, sealed, trim_wraps(row.wraps, classes)))
+        return encode_rows(self._random(wire.SALT_BYTES), hits, given)
+
+    async def _current_epoch(self) -> int:
+        """Return the newest epoch of the store, as far as known some seconds ago: wraps stay until an epoch ends."""
+        now_s = self._clock()
+        if not self._epoch or now_s >= self._epoch_until_s:
+            self._epoch = max([self._epoch, *await self._store.epochs()])
+            self._epoch_until_s = now_s + _EPOCHS_LAST_S
+        return self._epoch
+
+    # --- policy --------------------------------------------------------------------------------------------------
+
+    def _take_policy(self, document: bytes) -> bytes:
+        """Follow the next policy version; nothing is said about any other to whoever has no grant."""
+        try:
+            signed = policy_chain.decode_signed(document)
+            if policy_chain.digest(signed.policy) == policy_chain.digest(self.policy):
+                return b""
+            policy = policy_chain.verify_next(self.policy, signed)
+        except PolicyError as error:
+            raise _refused(str(error)) from error
+        # commit point: a crash before it leaves the old version, after it the next start follows the new one
+        self._save(policy.version, document)
+        self.policy = policy
+        return b""
+
+
+def _refused(cause: str) -> GrantError:
+    error = GrantError(grants.WORDING)
+    error.add_note(cause)
+    return error
+
+
+def _check_reads(caller: _Caller) -> None:
+    if not caller.purpose.open:
+        raise _refused("the purpose opens nothing")
+
+
+def _ids(column: wire.Array) -> list[bytes]:
+    """Return an opaque column as a list. Raises TooLargeError."""
+    if len(column) > MAX_RECORDS:
+        raise TooLargeError(f"{len(column)} rows, at most {MAX_RECORDS}")
+    return split(column)
