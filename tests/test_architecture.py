@@ -40,7 +40,11 @@ def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "anwen":
             base = node.module.removeprefix("anwen").lstrip(".")
-            names = [base] if (SOURCE / (base.replace(".", "/") + ".py")).exists() else [f"{base}.{a.name}" for a in node.names]
+            names = (
+                [base]
+                if (SOURCE / (base.replace(".", "/") + ".py")).exists()
+                else [f"{base}.{a.name}" for a in node.names]
+            )
             yield from (n.lstrip(".") for n in names)
         elif isinstance(node, ast.Import):
             yield from (a.name.removeprefix("anwen.") for a in node.names if a.name.startswith("anwen."))
@@ -78,7 +82,9 @@ def test_pure_packages_touch_no_clock_no_socket_no_log(package):
 @pytest.mark.parametrize("module", ["anwen.keeper.app", "anwen.node.app"])
 def test_a_keeper_and_a_node_load_no_more_than_they_need(module):
     code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}), *sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    )
     assert not loaded & {"phonenumbers", "stdnum", "click", "rich", "pyarrow", "pandas", "polars"}
     assert not loaded & {"anwen.client", "anwen.formats.normalise", "anwen.files", "anwen.sample"}
     if module == "anwen.keeper.app":

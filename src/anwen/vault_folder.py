@@ -138,7 +138,9 @@ def public_der(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def create(path: Path | str, vault_template: str = "police", *, name: str = "", shape: Shape | None = None) -> VaultFolder:
+def create(
+    path: Path | str, vault_template: str = "police", *, name: str = "", shape: Shape | None = None
+) -> VaultFolder:
     """Make a vault folder with keys for everybody in it and a signed first policy.
 
     The folder appears complete or not at all: it is made under another name and renamed last.

@@ -84,6 +84,7 @@ MISTAKES = [  # what is replaced (once), by what, the path, a part of the messag
     ('type = "email"', 'type = "mail"', "collections.person.fields.email.type", 'one of "text"'),
     ('scheme = "cn.ric", ', "", "collections.person.fields.id_number.scheme", 'with type "national_id"'),
     ('type = "email"', 'type = "email", scheme = "cn.ric"', "collections.person.fields.email.scheme", "national_id"),
+    ('scheme = "cn.ric"', 'scheme = "os.path.x"', "collections.person.fields.id_number.scheme", "python-stdnum"),
     ('region = "CN"', 'region = "cn"', "collections.person.fields.phone.region", "two capital letters"),
     ('type = "email"', 'type = "email", values = ["a"]', "collections.person.fields.email.values", '"text" alone'),
     ('values = ["F", "M"]', 'values = ["F", "F"]', "collections.person.fields.sex.values", "without duplicates"),
@@ -272,6 +273,8 @@ def test_template_and_its_parts_must_fit():
         fill_template(vault_texts.template("police"), principals={}, **parts)
     with pytest.raises(PolicyError, match="expected a line '#: officers'"):
         fill_template("[vault]\nid = ''\n", principals={}, **parts)
+    with pytest.raises(PolicyError, match="expected a header"):
+        fill_template("vault.id = ''\n#: officers\n#: zones\n", principals={}, **parts)
 
 
 def test_names_with_quotes_and_backslashes_survive():

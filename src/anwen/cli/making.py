@@ -39,7 +39,7 @@ def init_command(settings: Settings, folder: Path, template: str, name: str) -> 
         click.echo(f"officers:   {', '.join(policy.officers)} (keys in {folder}/officers; move each to its owner)")
         click.echo(f"\nnext: anwen up {folder}")
         click.echo(f"then, in another terminal: export ANWEN_VAULT={folder}")
-        first = next(iter(policy.collections))
+        first = next(c.name for c in policy.collections.values() if c.subject == "own")
         click.echo(
             f"      anwen sample people --count 1000 --to people.csv && anwen import {first} people.csv --as importer"
         )

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from anwen.client.quorum import Bytes, Flags, Report, Round, Rows, choose
 from anwen.client.transport import Transport
 from anwen.crypto import grants
+from anwen.crypto.prf_input import nonce_base
 from anwen.errors import (
     AnwenError,
     DeniedError,
@@ -75,13 +76,13 @@ class Session:
 
     def grant(self, audience: str, purpose: str, body: bytes) -> str:
         """Return a grant for one recipient and this exact body."""
-        return self._grants(purpose, body, [audience])[0]
+        return self._siblings(purpose, body, [audience])[0][0]
 
-    def _grants(self, purpose: str, body: bytes, audiences: Iterable[str]) -> list[str]:
-        """Return sibling grants: one `jti` and one `exp`, so that all keepers compute the same nonces."""
+    def _siblings(self, purpose: str, body: bytes, audiences: Iterable[str]) -> tuple[list[str], bytes]:
+        """Return grants of one `jti` and `exp`, and the nonce base that keepers must compute from them."""
         expires_s, request, jti = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest(), self.random(16)
         made = (grants.Grant(self.principal, a, expires_s, jti, purpose, request) for a in audiences)
-        return [grants.sign(self.key, g) for g in made]
+        return [grants.sign(self.key, g) for g in made], nonce_base(self.principal, jti, expires_s, request)
 
     def live(self, ids: Iterable[str], kind: str) -> list[str]:
         """Return the ids that have answered lately, or have not been asked."""
@@ -162,8 +163,9 @@ class Session:
         if len(asked) < self.policy.threshold:
             asked = list(self.policy.keepers)
         audiences = [grants.keeper_audience(self.policy.vault, k) for k in asked]
-        siblings = zip(asked, self._grants(purpose, body, audiences), strict=True)
-        return await self._gather({k: asyncio.ensure_future(self._ask(k, op, g, body)) for k, g in siblings})
+        siblings, base = self._siblings(purpose, body, audiences)
+        tasks = {k: self._ask(k, op, g, body, base) for k, g in zip(asked, siblings, strict=True)}
+        return await self._gather({k: asyncio.ensure_future(t) for k, t in tasks.items()})
 
     async def _gather(self, tasks: Mapping[str, asyncio.Future[Answer]]) -> dict[str, Answer]:
         """Return the answers, at least t of them; after t, the others have a grace."""
@@ -199,8 +201,10 @@ class Session:
         said = ", ".join(f"{k}: {getattr(e, 'code', '?')}" for k, e in sorted(errors.items())) or "no answer in time"
         return QuorumError(f"fewer than {self.policy.threshold} keepers answered ({said})")
 
-    async def _ask(self, keeper: str, op: str, grant: str, body: bytes) -> Answer:
+    async def _ask(self, keeper: str, op: str, grant: str, body: bytes, base: bytes = b"") -> Answer:
         answer = decode_answer(await self._call(f"keeper/{keeper}", op, grant, body))
+        if op == "put" and answer.nonce_base != base:
+            raise ProofError(f"keeper {keeper}: the nonce is not that of this request")  # its rows would open never
         self._check(answer.header, keeper, op, body)
         return answer
 

@@ -14,6 +14,7 @@ from anwen.formats.policy_table import (
     MIDNIGHT,
     NAMED,
     P256_KEY,
+    SCHEME,
     SERVER_ID,
     SERVER_ID_CHARACTERS,
     TEXT,
@@ -223,7 +224,7 @@ def _field(name: str, table: Table, classes: set[str]) -> Field:
         table.optional("index", choice("unique", "exact")),
         table.optional("mask", choice("last4")),
         table.read_or("required", FLAG, default=False),
-        table.optional("scheme", TEXT),
+        table.optional("scheme", SCHEME),
         table.optional("region", TEXT),
         table.optional("values", texts(TEXT)),
     )

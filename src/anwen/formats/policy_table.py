@@ -28,6 +28,7 @@ SERVER_ID_CHARACTERS = 16
 """The header of a keeper's answer has room for so many (docs/spec/answer.md)."""
 BLANK_NUMBER = -1
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+_SCHEME = re.compile(r"[a-z][a-z_]{0,15}(?:\.[a-z][a-z0-9_]{0,31})?")
 _SHOWN = 60
 
 
@@ -81,6 +82,12 @@ def _server_id(value: object) -> str:
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError  # noqa: TRY004 - one wording for every cause
+    return value
+
+
+def _scheme(value: object) -> str:
+    if not isinstance(value, str) or not _SCHEME.fullmatch(value):
+        raise ValueError
     return value
 
 
@@ -169,6 +176,7 @@ SERVER_ID = Kind(
     "",
 )
 FLAG = Kind("true or false", _flag, False)
+SCHEME = Kind('a module of python-stdnum, such as "cn.ric"', _scheme, "")
 ADDRESS = Kind('"host:port"', _address, "")
 P256_KEY = Kind("a P-256 public key: base64 of its DER SubjectPublicKeyInfo", _p256_key, b"")
 MIDNIGHT = Kind("a date such as 2030-01-31", _midnight, 0)

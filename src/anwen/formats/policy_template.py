@@ -81,10 +81,13 @@ def fill_template(
         "single_machine": "true" if single_machine else "false",
     }
     vault |= {key: str(n) for key, n in (("threshold", threshold), ("quorum", quorum)) if n is not None}
-    for key, value in vault.items():
-        text = set_value(text, ("vault",), key, value)
-    for principal, der in principals.items():
-        text = set_value(text, ("principals", principal), "key", _quoted(base64.b64encode(der).decode()))
+    try:
+        for key, value in vault.items():
+            text = set_value(text, ("vault",), key, value)
+        for principal, der in principals.items():
+            text = set_value(text, ("principals", principal), "key", _quoted(base64.b64encode(der).decode()))
+    except KeyError as error:
+        raise PolicyError(f"template: expected a header of table {error}, got none") from None
     return text
 
 
