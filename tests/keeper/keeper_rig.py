@@ -19,7 +19,18 @@ from anwen.keeper.coordinator import run_ceremony
 from anwen.keeper.folder import Disk, make_identity
 from anwen.keeper.service import Keeper
 from anwen.model import (
-    Budget, Collection, Counter, DataClass, Field, KeeperInfo, NodeInfo, Officer, Policy, Principal, Purpose, Role,
+    Budget,
+    Collection,
+    Counter,
+    DataClass,
+    Field,
+    KeeperInfo,
+    NodeInfo,
+    Officer,
+    Policy,
+    Principal,
+    Purpose,
+    Role,
 )  # fmt: skip
 
 VAULT = bytes(range(16))
@@ -31,9 +42,7 @@ PHONE = 2
 
 
 def public_der(key):
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 class Clock:
@@ -124,7 +133,9 @@ class Rig:
             Field(PHONE, "phone", "phone", "contact", index="unique", region="CN"),
         )
         everything = frozenset((PERSON, c) for c in (1, 2, 0x8001, 0x8002))
-        full = Purpose("work", "test", everything, frozenset({(PERSON, PHONE)}), frozenset({PERSON}), frozenset({PERSON}), True)
+        full = Purpose(
+            "work", "test", everything, frozenset({(PERSON, PHONE)}), frozenset({PERSON}), frozenset({PERSON}), True
+        )
         look = Purpose("look", "test", frozenset({(PERSON, NAME_MASK)}), frozenset(), frozenset(), frozenset())
         return Policy(
             vault=VAULT, name="test", version=1, previous=bytes(32), expires_s=START_S + 90 * DAY_S - (START_S % DAY_S),
@@ -289,7 +300,12 @@ class People:
         return wire.encode(op, os.urandom(16), {"epoch": epoch}, {"records": records, "cells": cells})
 
     def delete(self):
-        records = {"collection": self.full(PERSON), "subject": self.subject, "record": self.record, "version": self.full(self.version)}
+        records = {
+            "collection": self.full(PERSON),
+            "subject": self.subject,
+            "record": self.record,
+            "version": self.full(self.version),
+        }
         return wire.encode("delete", os.urandom(16), {}, {"records": records})
 
     def index(self, **changes):

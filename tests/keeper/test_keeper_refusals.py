@@ -43,7 +43,12 @@ def cases():
     yield "unknown class", "open", P.open(bytes(20), **{"class": np.array([1, 1, 1, 9])}), NotFoundError
     yield "unknown class in put", "put", P.put(cells={"class": np.array([1, 1, 1, 9])}), NotFoundError
     yield "unknown collection", "put", P.put(records={"collection": np.array([1, 3])}), NotFoundError
-    yield "rendition of the index class", "open", P.open(bytes(20), **{"class": np.array([1, 1, 1, 0xFFFF])}), NotFoundError
+    yield (
+        "rendition of the index class",
+        "open",
+        P.open(bytes(20), **{"class": np.array([1, 1, 1, 0xFFFF])}),
+        NotFoundError,
+    )
     yield "index class without a right", "open", P.open(bytes(20), **{"class": np.array([1, 1, 1, 0x7FFF])}), GrantError
     yield "version 0", "put", P.put(records={"version": np.array([1, 0])}), MalformedError
     yield "another epoch", "put", P.put(epoch=2), ConflictError
@@ -67,7 +72,12 @@ def cases():
     many["collection"] = np.ones(requests.MAX_RECORDS + 1, np.uint16)
     cells = {c.name: np.zeros((3, 24) if c.name == "nonce" else 3, np.uint8) for c in wire.OPEN_CELLS}
     cells["record_row"] = three
-    yield "many records", "open", wire.encode("open", bytes(16), {"epoch": 1}, {"records": many, "cells": cells}), TooLargeError
+    yield (
+        "many records",
+        "open",
+        wire.encode("open", bytes(16), {"epoch": 1}, {"records": many, "cells": cells}),
+        TooLargeError,
+    )
     yield "unknown operation", "rotate", OPEN, GrantError
 
 

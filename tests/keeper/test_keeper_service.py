@@ -90,7 +90,9 @@ async def test_state_and_prehash(rig):
     states = await rig.ask("state", body)
     assert {(a.header.rows, a.header.columns, a.header.epoch) for a in states.values()} == {(0, 0, 1)}
     fields = {"collection": np.array([PERSON]), "field": np.array([PHONE])}
-    keys = [rig.value(await rig.ask("prehash", wire.encode("prehash", bytes(16), {}, {"fields": fields}))) for _ in "ab"]
+    keys = [
+        rig.value(await rig.ask("prehash", wire.encode("prehash", bytes(16), {}, {"fields": fields}))) for _ in "ab"
+    ]
     assert np.array_equal(*keys)
     with pytest.raises(GrantError):
         await rig.ask("prehash", wire.encode("prehash", bytes(16), {}, {"fields": fields}), who="bob", purpose="look")
@@ -134,7 +136,9 @@ async def test_a_recorded_put_cannot_be_asked_again_for_its_values(rig, restarte
 async def test_siblings_of_one_request_have_one_nonce_base_and_rows_follow(rig):
     people = People(3)
     bodies = [people.put(with_tokens=False) for _ in range(2)]
-    bases = {(await rig.ask("put", body, jti=bytes(16), life_s=60 + i))["a"].nonce_base for i, body in enumerate(bodies[:1])}
+    bases = {
+        (await rig.ask("put", body, jti=bytes(16), life_s=60 + i))["a"].nonce_base for i, body in enumerate(bodies[:1])
+    }
     assert len(bases) == 1
     assert len({row.tobytes() for row in rig.value(await rig.ask("put", bodies[1]))}) == 6
 
@@ -186,7 +190,9 @@ async def test_a_batch_is_charged_whole_or_not_at_all(tmp_path):
     await rig.close()
 
 
-@pytest.mark.parametrize(("counter", "op"), [("search", "index"), ("search", "put"), ("write", "put"), ("delete", "delete")])
+@pytest.mark.parametrize(
+    ("counter", "op"), [("search", "index"), ("search", "put"), ("write", "put"), ("delete", "delete")]
+)
 async def test_other_counters(tmp_path, counter, op):
     rig, _, _ = await limited(tmp_path, **{counter: 3})
     await rig.ask(op, getattr(People(3), op)(), ["a"])

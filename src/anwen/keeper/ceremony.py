@@ -174,13 +174,15 @@ class Ceremony:
         if len(confirms) != len(policy.keepers):
             raise ProofError(f"expected {len(policy.keepers)} confirmations, got {len(confirms)}")
         about = {"series": series, "number": number, "transcript": keys.transcript.hex()}
+        known = {name: (self._identity.keeper, check.hex()) for name, check in keys.checks.items()}
         for keeper, text in zip(policy.keepers, confirms, strict=True):
             checks = statement.verify(policy, text, "confirm", keeper, **about).get("checks")
             if not isinstance(checks, dict) or list(checks) != self._held(policy, keeper):
                 raise ProofError(f"keeper {keeper}: confirmed other key sets than its own")
-            for name in self._shared(policy, keeper):
-                if checks[name] != keys.checks[name].hex():
-                    raise ProofError(f"keeper {keeper}: confirmed another key for the set without {name}")
+            for name, check in checks.items():
+                first, expected = known.setdefault(name, (keeper, check))
+                if check != expected:
+                    raise ProofError(f"keeper {keeper}: its key for the set {name} is not that of keeper {first}")
         return keys
 
     # --- parts -----------------------------------------------------------------------------------------------------

@@ -171,6 +171,8 @@ class Log:
             except _BadFrameError as bad:
                 self._cut_tail(path, bad)
         self._settle(fresh)
+        if any(index >= self.next for index in self.lasting):
+            raise StorageError(f"log: {self.next} entries, but log/lasting lists entry {max(self.lasting)}")
         self.leaves.cut(self.next)
         self._disk.sync(self._lasting_fd)
         self._open_last()

@@ -25,11 +25,6 @@ from anwen.model import Policy
 _MAX_PROOF = 128
 
 
-def origin(vault: bytes, keeper: str) -> str:
-    """Return the name of a keeper's log, under which it signs and cosigns."""
-    return f"anwen/{vault.hex()}/{keeper}"
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
     """The last checkpoint that this keeper cosigned for a peer."""
@@ -63,7 +58,7 @@ class Witness:
         keeper, note, proof = _peer(policy, request["keeper"]), request["note"], request["proof"]
         if not isinstance(note, str) or not isinstance(proof, list) or len(proof) > _MAX_PROOF:
             raise MalformedError("cosign: expected a note and a proof")
-        name = origin(policy.vault, keeper)
+        name = checkpoint.log_origin(policy.vault, keeper)
         head, last = checkpoint.verify_note(note, name, policy.keepers[keeper].identity), self._last(policy, keeper)
         if head.origin != name:
             raise ProofError(f"keeper {keeper}: checkpoint of another log")
@@ -74,7 +69,9 @@ class Witness:
         except (ValueError, TypeError):
             raise MalformedError("cosign: expected a proof in hex") from None
         merkle.verify_consistency(last.size, last.root, head.size, head.root, nodes)
-        signed = checkpoint.cosign(note, origin(policy.vault, self._identity.keeper), self._identity.key, self._time())
+        signed = checkpoint.cosign(
+            note, checkpoint.log_origin(policy.vault, self._identity.keeper), self._identity.key, self._time()
+        )
         try:
             self._disk.replace(self._folder / f"{keeper}.note", note.encode())
         except OSError as error:
@@ -92,7 +89,9 @@ class Witness:
             note = path.read_text() if path.exists() else ""
             if not note:
                 return Seen()
-            head = checkpoint.verify_note(note, origin(policy.vault, keeper), policy.keepers[keeper].identity)
+            head = checkpoint.verify_note(
+                note, checkpoint.log_origin(policy.vault, keeper), policy.keepers[keeper].identity
+            )
             self._seen[keeper] = Seen(head.size, head.root, note)
         return self._seen[keeper]
 
@@ -124,13 +123,13 @@ class Witnessed:
 
     def sign(self) -> str:
         """Return a checkpoint of all that is durable now."""
-        name = origin(self._identity.vault, self._identity.keeper)
+        name = checkpoint.log_origin(self._identity.vault, self._identity.keeper)
         head = checkpoint.Checkpoint(name, self._log.size, self._log.leaves.root())
         return checkpoint.sign_note(checkpoint.encode_checkpoint(head), name, self._identity.key)
 
     def check(self, note: str) -> int:
         """Return the size in a checkpoint of ours. Raises RollbackError if our log has less, or something else."""
-        name = origin(self._identity.vault, self._identity.keeper)
+        name = checkpoint.log_origin(self._identity.vault, self._identity.keeper)
         head = checkpoint.verify_note(note, name, self._identity.public)
         if head.size > self._log.size:
             raise RollbackError(f"log of {self._log.size} entries; a peer has seen {head.size}")
@@ -154,7 +153,7 @@ class Witnessed:
         """Return a checkpoint of all that is durable now with the cosignatures of all peers that answer."""
         note = signed = self.sign()
         size = self._log.size
-        witnesses = {origin(policy.vault, k.id): k.identity for k in policy.keepers.values()}
+        witnesses = {checkpoint.log_origin(policy.vault, k.id): k.identity for k in policy.keepers.values()}
         for peer in self.peers:
             for _ in range(2):  # the second time with the size that the peer named
                 old = self._sizes.get(peer, 0)
@@ -166,7 +165,7 @@ class Witnessed:
                     break
             if answer and answer["cosignature"]:
                 fuller = f"{note}{answer['cosignature']}"
-                if origin(policy.vault, peer) in checkpoint.cosignatures(fuller, witnesses):
+                if checkpoint.log_origin(policy.vault, peer) in checkpoint.cosignatures(fuller, witnesses):
                     note = fuller
         self.note = note
         return note

@@ -1,0 +1,325 @@
+"""Ceremonies: every deviation names the deviator and opens nothing; every crash is made good by running again."""
+
+import copy
+import json
+
+import pytest
+from keeper_rig import Crash, CutDisk, Disk, People, Rig
+
+from anwen.errors import AnwenError, ConflictError, DeniedError, MalformedError, ProofError, UnavailableError
+from anwen.keeper import folder as files
+from anwen.keeper import statement
+from anwen.keeper.coordinator import run_ceremony
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    made = await Rig(tmp_path).start(ceremonies=())
+    yield made
+    await made.close()
+
+
+def opened(rig, series="record"):
+    return [i for i in rig.ids if (series, 1) in rig.keepers[i]._state.opened]
+
+
+def held(rig):
+    return {i: files.read_keys(rig.path(i), "record", 1) for i in rig.ids}
+
+
+async def test_holders_of_a_set_have_one_key_and_nobody_has_all(rig):
+    await rig.ceremony()
+    keys = held(rig)
+    assert {i: list(k.secrets) for i, k in keys.items()} == {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]}
+    assert keys["a"].secrets["c"] == keys["b"].secrets["c"]
+    assert len({s for k in keys.values() for s in k.secrets.values()}) == 3
+    assert opened(rig) == ["a", "b", "c"]
+
+
+async def test_series_and_repetitions_have_different_keys(rig, tmp_path):
+    for series in ("record", "index", "prehash"):
+        await rig.ceremony(series)
+    again = await Rig(tmp_path / "again").start()
+    folders = [*(rig.path(i) for i in rig.ids), *(again.path(i) for i in rig.ids)]
+    secrets = {
+        s for f in folders for n in ("record", "index", "prehash") for s in files.read_keys(f, n, 1).secrets.values()
+    }
+    assert len(secrets) == 18
+    await again.close()
+
+
+async def test_no_message_shows_a_key_or_contribution(rig):
+    await rig.ceremony()
+    said = b"".join(body for _, _, body in rig.spy)
+    for keys in held(rig).values():
+        for secret in keys.secrets.values():
+            assert secret not in said
+            assert secret.hex().encode() not in said
+
+
+async def test_only_the_first_ceremony_needs_no_officers(rig):
+    with pytest.raises(DeniedError):
+        await rig.ceremony("record", 2)
+    await rig.ceremony()
+    with pytest.raises(DeniedError):
+        await rig.ceremony("record", 2)
+    before = held(rig)
+    await rig.ceremony()  # again: nothing to do
+    assert {i: k.transcript for i, k in held(rig).items()} == {i: k.transcript for i, k in before.items()}
+    with pytest.raises(ConflictError):
+        body = json.dumps({"series": "record", "number": 1, "abandons": []}).encode()
+        await rig.keepers["a"].handle_peer("ceremony_announce", body)
+
+
+@pytest.mark.parametrize(
+    ("series", "number"), [("other", 1), ("record", 0), ("record", True), ("record", 2**32), (None, 1)]
+)
+async def test_unknown_series(rig, series, number):
+    with pytest.raises(MalformedError):
+        await rig.ceremony(series, number)
+
+
+# --- deviations ------------------------------------------------------------------------------------------------------
+
+
+def tampering(rig, op, deviator, change):
+    """A coordinator's view in which one keeper's answer to one step is another one."""
+
+    def call(keeper):
+        honest = rig.call(keeper)
+
+        async def peer(step, body):
+            answer = await honest(step, body)
+            if (step, keeper) == (f"ceremony_{op}", deviator):
+                return change(answer.decode()).encode()
+            return answer
+
+        return peer
+
+    return {i: call(i) for i in rig.ids}
+
+
+def resigned(rig, deviator, edit):
+    """The deviator signs what it changed: only its content can give it away."""
+
+    def change(text):
+        content = json.loads(text.split("\n")[0])
+        edit(content)
+        kind = content.pop("kind")
+        content = {k: v for k, v in content.items() if k not in ("vault", "keeper")}
+        return statement.sign(rig.keepers[deviator].identity, kind, **content)
+
+    return change
+
+
+def flip(text, at=0):
+    return text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :]
+
+
+def edits(content):
+    """Every way to change one member of a statement."""
+    for name, value in content.items():
+        if name in ("kind", "vault", "keeper"):
+            continue
+        if isinstance(value, dict):
+            for key in value:
+                yield f"{name}.{key}", lambda c, n=name, k=key: c[n].update({k: flip(c[n][k])})
+                yield f"no {name}.{key}", lambda c, n=name, k=key: c[n].pop(k)
+        else:
+            other = {"int": 7, "str": "00", "list": ["a", "b"]}[type(value).__name__]
+            yield name, lambda c, n=name, o=other: c.update({n: o})
+        yield f"no {name}", lambda c, n=name: c.pop(n)
+
+
+SAMPLES = {
+    "announce": {
+        "series": "",
+        "number": 1,
+        "keepers": [],
+        "threshold": 2,
+        "hpke": "",
+        "commitments": {"a": "", "c": ""},
+    },
+    "reveal": {"series": "", "number": 1, "transcript": "", "sealed": {"a": "", "c": ""}},
+    "confirm": {"series": "", "number": 1, "transcript": "", "checks": {"a": "", "c": ""}},
+}
+DEVIATIONS = [(op, name) for op, sample in SAMPLES.items() for name, _ in edits(sample)]
+
+
+@pytest.mark.parametrize(("op", "name"), DEVIATIONS)
+async def test_a_signed_deviation_names_the_deviator_and_opens_nothing(rig, op, name):
+    def edit(content):
+        dict(edits(copy.deepcopy(content)))[name](content)
+
+    with pytest.raises(ProofError, match="keeper b"):
+        await run_ceremony("record", 1, tampering(rig, op, "b", resigned(rig, "b", edit)))
+    assert opened(rig) == []
+    await rig.ceremony()
+    assert opened(rig) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("op", SAMPLES)
+@pytest.mark.parametrize("how", ["changed", "cut", "empty", "another's", "other signature"])
+async def test_an_unsigned_deviation_names_whose_statement_does_not_verify(rig, op, how):
+    def change(text):
+        line, signature = text.split("\n")
+        return {
+            "changed": f"{line[:-2]} {line[-2:]}\n{signature}",
+            "cut": text[:-1],
+            "empty": "",
+            "another's": resigned(rig, "a", lambda _: None)(text),
+            "other signature": f"{line}\n{flip(signature)}",
+        }[how]
+
+    with pytest.raises(ProofError, match="keeper b"):
+        await run_ceremony("record", 1, tampering(rig, op, "b", change))
+    assert opened(rig) == []
+
+
+async def test_messages_of_another_attempt_are_refused(rig):
+    old = {}
+
+    def keep(op):
+        return lambda text: old.setdefault(op, text)
+
+    for op in ("announce", "reveal"):
+        with pytest.raises(UnavailableError):
+            peers = tampering(rig, op, "b", keep(op)) | {"c": down}
+            await run_ceremony(
+                "record",
+                1,
+                {"a": rig.call("a"), "b": peers["b"], "c": rig.call("c") if op else peers["c"]}
+                | {"c": down_at(rig, op)},
+            )
+    for op, text in old.items():
+        with pytest.raises(ProofError, match="keeper b"):
+            await run_ceremony("record", 1, tampering(rig, op, "b", lambda _, t=text: t))
+    assert opened(rig) == []
+
+
+def down_at(rig, op):
+    following = {"announce": "reveal", "reveal": "confirm"}[op]
+
+    async def peer(step, body):
+        if step == f"ceremony_{following}":
+            raise UnavailableError("keeper c is down")
+        return await rig.call("c")(step, body)
+
+    return peer
+
+
+async def down(_step, _body):
+    raise UnavailableError("keeper c is down")
+
+
+async def test_a_coordinator_cannot_show_two_sets_of_announcements(rig):
+    """It would learn contributions for keys of its own choice: a keeper reveals to one set alone."""
+    about = {"series": "record", "number": 1}
+
+    async def ask(keeper, op, **members):
+        return (await rig.keepers[keeper].handle_peer(f"ceremony_{op}", json.dumps(about | members).encode())).decode()
+
+    first = [await ask(i, "announce", abandons=[]) for i in rig.ids]
+    await ask("a", "reveal", announces=first)
+    second = [first[0], await ask("b", "announce", abandons=[]), first[2]]
+    with pytest.raises(ProofError):
+        await ask("a", "reveal", announces=second)
+    for texts in (first[:2], [*first, first[0]], [first[1], first[0], first[2]], []):
+        with pytest.raises(ProofError):
+            await ask("c", "reveal", announces=texts)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"series":"record","number":1}', b"\xff"])
+@pytest.mark.parametrize("step", ["announce", "reveal", "confirm", "open", "state", "abandon", "other"])
+async def test_malformed_peer_requests(rig, step, body):
+    if step == "state" and b"number" in body:
+        return
+    with pytest.raises(MalformedError):
+        await rig.keepers["a"].handle_peer(f"ceremony_{step}", body)
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", range(12))
+async def test_a_crash_at_any_durable_step_is_made_good_by_running_again(tmp_path, step, after):
+    import asyncio
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    rig = await Rig(tmp_path).start(ceremonies=())
+    keeper = rig.keepers["b"]
+    disk = CutDisk(step, after=after)
+    keeper._disk = keeper.log._disk = keeper.log.leaves._disk = keeper._ceremony._disk = disk
+    try:
+        await rig.ceremony()
+        assert disk.steps <= step
+    except (AnwenError, Crash, OSError):
+        assert disk.steps > step
+    rig.disks["b"] = Disk()
+    rig.open("b")
+    await rig.keepers["b"].start()
+    await rig.ceremony()
+    assert opened(rig) == ["a", "b", "c"]
+    await agree(rig)
+    await rig.close()
+
+
+async def agree(rig):
+    await rig.ceremony("index")
+    people = People(1)
+    written = await rig.ask("put", people.put(with_tokens=False))
+    assert len({rig.value({k: written[k] for k in pair}).tobytes() for pair in ("ab", "bc", "ac")}) == 1
+
+
+STEPS = ("state", "announce", "reveal", "confirm", "open")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("reached", [False, True])
+@pytest.mark.parametrize("restarted", ["", "a", "b", "abc"])
+async def test_a_coordinator_that_stops_anywhere_is_followed_by_one_that_ends_well(rig, step, reached, restarted):
+    def stopping(keeper):
+        async def peer(op, body):
+            answer = await rig.call(keeper)(op, body) if op != f"ceremony_{step}" or keeper < "b" or reached else b""
+            if op == f"ceremony_{step}" and keeper == "b":
+                raise UnavailableError("the coordinator's machine stopped")
+            return answer
+
+        return peer
+
+    with pytest.raises(UnavailableError):
+        await run_ceremony("record", 1, {i: stopping(i) for i in rig.ids})
+    for i in restarted:
+        await rig.restart(i)
+    await rig.ceremony()
+    assert opened(rig) == ["a", "b", "c"]
+    assert len({k.transcript for k in held(rig).values()}) == 1
+    await agree(rig)
+
+
+async def test_confirmed_keys_are_discarded_only_when_another_never_confirmed_them(rig):
+    """An attempt that could still open must not be replaced: somebody might have opened it."""
+    with pytest.raises(ProofError):
+        await run_ceremony("record", 1, tampering(rig, "confirm", "c", lambda _: ""))
+    about = {"series": "record", "number": 1}
+    transcript = held(rig)["a"].transcript.hex()
+    for abandons in ([], ["x"], [statement.sign(rig.keepers["b"].identity, "abandon", **about, transcript="00")],
+                     [statement.sign(rig.keepers["a"].identity, "abandon", **about, transcript=transcript)]):  # fmt: skip
+        with pytest.raises(ConflictError):
+            body = json.dumps(about | {"abandons": abandons}).encode()
+            await rig.keepers["a"].handle_peer("ceremony_announce", body)
+    with pytest.raises(ConflictError):
+        await rig.keepers["b"].handle_peer("ceremony_abandon", json.dumps(about | {"transcript": transcript}).encode())
+    await rig.ceremony()
+    assert held(rig)["a"].transcript.hex() == transcript, "all had confirmed: completed, not begun anew"
+
+
+async def test_open_keys_that_a_keeper_lost_are_not_made_anew(rig):
+    await rig.ceremony()
+    before = held(rig)["a"].transcript
+    files.key_path(rig.path("c"), "record", 1).unlink()
+    with pytest.raises(ProofError, match="lost at \\['c'\\]"):
+        await rig.ceremony()
+    assert held(rig)["a"].transcript == before
