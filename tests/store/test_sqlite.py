@@ -1,0 +1,201 @@
+"""The SQLite engine: the contract, its file, crashes, full disks."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from contract import EPOCH, StoreContract, exact, labels, outcomes, owners, put, row, unique
+
+from anwen.errors import PolicyError, StorageError
+from anwen.store import sqlite_schema
+from anwen.store.base import Outcome
+from anwen.store.sqlite import SqliteStore
+
+@pytest.fixture
+async def store(tmp_path):
+    engine = SqliteStore(tmp_path / "store" / "anwen.sqlite")
+    yield engine
+    await engine.close()
+
+
+class TestSqlite(StoreContract):
+    pass
+
+
+async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path):
+    path = tmp_path / "anwen.sqlite"
+    rows = [row(postings=[unique(os.urandom(16))]) for _ in range(20)]
+    engine = SqliteStore(path)
+    await put(engine, *rows)
+    await engine.close()
+    engine = SqliteStore(path)
+    assert {r.record for r in await engine.get(EPOCH, [r.record for r in rows], ())} == {r.record for r in rows}
+    assert await outcomes(engine, *rows) == [Outcome.STORED] * 20
+    await engine.close()
+    with pytest.raises(StorageError):
+        await put(engine, row())
+    with pytest.raises(StorageError):
+        await engine.find([bytes(16)])
+
+
+async def test_file_and_settings(store, tmp_path):
+    await put(store, row())
+    for path in (tmp_path / "store").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600, path.name
+    settings = (await store.statistics()).settings
+    assert (settings["journal_mode"], settings["synchronous"], settings["secure_delete"]) == ("wal", "2", "1")
+
+
+def test_a_readable_file_is_refused(tmp_path):
+    path = tmp_path / "anwen.sqlite"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    with pytest.raises(PolicyError, match="0644"):
+        SqliteStore(path)
+
+
+def test_another_database_and_junk_are_refused(tmp_path):
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    (tmp_path / "junk").write_bytes(b"junk" * 1000)
+    for name in ("other", "junk"):
+        (tmp_path / name).chmod(0o600)
+        with pytest.raises(StorageError):
+            SqliteStore(tmp_path / name)
+
+
+@pytest.mark.parametrize("setting", ["synchronous = FULL", "journal_mode = WAL", "secure_delete = ON"])
+def test_a_weaker_setting_is_refused(tmp_path, monkeypatch, setting):
+    real = sqlite3.connect
+
+    class Weaker(sqlite3.Connection):
+        def execute(self, sql, *args):
+            return super().execute("PRAGMA secure_delete = OFF" if "secure_delete = ON" in sql == setting in sql
+                                   else "SELECT 0" if setting in sql else sql, *args)  # fmt: skip
+
+    def connect(*args, **kwargs):
+        db = real(*args, factory=Weaker, **kwargs)
+        sqlite3.Connection.execute(db, "PRAGMA synchronous = NORMAL")
+        sqlite3.Connection.execute(db, "PRAGMA secure_delete = OFF")
+        return db
+
+    monkeypatch.setattr(sqlite_schema.sqlite3, "connect", connect)
+    with pytest.raises(StorageError, match=setting.split(" ")[0]):
+        SqliteStore(tmp_path / "anwen.sqlite")
+
+
+async def test_no_table_keeps_the_order_of_insertion(store, tmp_path):
+    await put(store, row(postings=[unique(os.urandom(16))]))
+    db = sqlite3.connect(tmp_path / "store" / "anwen.sqlite")
+    tables = dict(db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'"))
+    db.close()
+    assert set(tables) == {"row", "posting", "subject", "deleted", "wrap_1"}
+    assert all("WITHOUT ROWID" in sql for sql in tables.values())
+
+
+async def test_old_values_leave_no_bytes_in_the_file(store, tmp_path):
+    """Secure deletion: once the log is checkpointed, what was superseded or deleted is nowhere."""
+    one, gone = row(), row()
+    two = row(one.record, 2, subject=one.subject)
+    await put(store, one, gone)
+    await put(store, two)
+    await store.delete([(gone.record, 1)])
+    await store.close()
+    data = (tmp_path / "store" / "anwen.sqlite").read_bytes()
+    assert one.sealed[:40] not in data
+    assert gone.sealed[:40] not in data
+    assert two.sealed in data
+
+
+async def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    engine = SqliteStore(tmp_path / "anwen.sqlite")
+    kept = row(postings=[unique(os.urandom(16))])
+    await put(engine, kept)
+    pages = engine._db.execute("PRAGMA page_count").fetchone()[0]
+    engine._db.execute(f"PRAGMA max_page_count = {pages + 8}")
+    slots = labels(300)
+    lost = [row(postings=[exact(la)]) for la in slots]
+    with pytest.raises(StorageError, match="SQLITE_FULL"):
+        await put(engine, *lost)
+    assert await engine.get(EPOCH, [r.record for r in lost], ()) == []
+    assert await owners(engine, slots) == [None] * 300
+    assert len(await engine.get(EPOCH, [kept.record], ())) == 1
+    engine._db.execute("PRAGMA max_page_count = 1000000")
+    assert set(await outcomes(engine, *lost)) == {Outcome.STORED}  # room again: the same put goes through
+    await engine.close()
+
+
+async def test_one_failing_put_does_not_take_its_neighbours_along(store):
+    broken = row()
+    await put(store, broken)
+    store._db.execute("UPDATE row SET sealed = x'00' WHERE record = ?", (broken.record,))
+    update = row(broken.record, 2, subject=broken.subject)
+    good = [row() for _ in range(6)]
+    results = await asyncio.gather(*(put(store, r) for r in [*good[:3], update, *good[3:]]), return_exceptions=True)
+    assert isinstance(results[3], Exception)
+    assert [r[0].outcome for i, r in enumerate(results) if i != 3] == [Outcome.STORED] * 6
+
+
+async def test_after_a_disk_error_nothing_is_written_until_a_restart(tmp_path):
+    engine = SqliteStore(tmp_path / "anwen.sqlite")
+    await put(engine, row())
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+
+    def failing(_db):
+        raise error
+
+    with pytest.raises(StorageError, match="SQLITE_IOERR_FSYNC"):
+        await engine._submit(failing, 1)
+    with pytest.raises(StorageError, match="start again"):
+        await put(engine, row())
+    await engine.close()
+
+
+_WRITER = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[2])
+from contract import put, row, unique, exact, labels
+from anwen.store.sqlite import SqliteStore
+
+async def write(store, number):
+    while True:
+        rows = [row(postings=[unique(labels(1)[0]), exact(*labels(3))]) for _ in range(5)]
+        results = await put(store, *rows)
+        for r, result in zip(rows, results):
+            names = [p.labels[s].hex() for p, s in zip(r.postings, result.slots)]
+            print(r.record.hex(), r.tag.hex(), *names, flush=False)
+        sys.stdout.flush()
+
+async def main():
+    store = SqliteStore(sys.argv[1])
+    await asyncio.gather(*(write(store, i) for i in range(4)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 40, 400])
+async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, acknowledged):
+    path = tmp_path / "anwen.sqlite"
+    command = [sys.executable, "-c", _WRITER, str(path), os.path.dirname(__file__)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline() for _ in range(acknowledged)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.read().splitlines(keepends=True)
+    told = [line.split() for line in lines if line.endswith("\n")]  # a last line may be cut
+    engine = SqliteStore(path)
+    for record, tag, *posted in told:
+        (got,) = await engine.get(EPOCH, [bytes.fromhex(record)], ())
+        assert got.tag.hex() == tag
+        assert len(got.wraps) > 20
+        assert {o.hex() for o in await owners(engine, [bytes.fromhex(la) for la in posted])} == {record}
+    counts = await engine.statistics()
+    assert counts.records == counts.rows == counts.postings / 2 >= len(told)
+    assert engine._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    await engine.close()
