@@ -1,7 +1,8 @@
 """CSV as RFC 4180 has it, in UTF-8, with a header: strict where a guess could put a value into another field.
 
 The delimiter is the first of comma, semicolon and tab that the header line holds. A quoted cell may hold line breaks; a
-quote that is never closed costs its own line only: reading goes on with the next one. Blank lines are no rows.
+quote that is never closed costs its own line only: reading goes on with the next one. Blank lines are no rows, spaces
+around a column's name no part of it.
 
 A leading ' before = + - @, tab, NUL or carriage return, which our writer sets so that spreadsheets run no formula, is
 taken off.
@@ -39,7 +40,7 @@ class CsvSource:
         if line is None or problem or not text or isinstance(header, str):
             raise MalformedError(f"line 1: expected a header of column names, got {problem or 'another line'}")
         self._width = len(header)
-        self._names = columns.names(header)
+        self._names = columns.names([name.strip() for name in header])
         self._whole = Span(line.end, path.stat().st_size, 1, 2)
 
     def whole(self) -> Span:

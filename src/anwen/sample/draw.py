@@ -1,8 +1,9 @@
 """Random draws that are pure functions of seed, row and lane, for whole columns at once.
 
 Lane l of row r is output number LANES * r + l of SplitMix64 with a key made from the seed, so any row can be made
-alone, in any chunk, in any order. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-Integers only decide: no result depends on the version of numpy.
+alone, in any chunk, in any order. Integers only decide: no result depends on the version of numpy.
+
+Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Sources, all figures published:
   Between the 11th and the 100th (0.19 %, 2.61 million, report for 2019): a power law, scaled to that sum.
 - 欧阳 and other compound surnames: report for 2020, in thousands of people. Other rare surnames: a common remainder.
 - Given names: report for 2020: the ten commonest names of boys and girls born that year; the characters it names for
-  each age (建国, 建华, 英, 兰; 军, 勇, 英, 丽; 伟, 磊, 静, 丽; 杰, 浩, 婷, 雪; 涛, 浩宇, 浩然, 婷, 欣怡, 梓涵); the share of
-  two-character names, 27.6 % at its highest and 6.3 % in 2020. They stand first; the other characters, and Zipf's law
-  within each list, are our choice.
+  each age (建国, 建华, 英, 兰; 军, 勇, 英, 丽; 伟, 磊, 静, 丽; 杰, 浩, 婷, 雪; 涛, 浩宇, 浩然, 婷, 欣怡, 梓涵); the
+  share of two-character names, 27.6 % at its highest and 6.3 % in 2020. They stand first; the other characters, and
+  Zipf's law within each list, are our choice.
 - Child by mother's surname: 1 to 12 (report for 2020).
 """
 

@@ -2,12 +2,13 @@
 
 A resident's fields fit each other: birth date, sex and district are in the identity number (valid by `stdnum.cn.ric`,
 unique in the table); names are those of sex, decade and family; a household has one address, a family one surname;
-small children share the phone of the household's head. Identity numbers, names and phones are made up, but may by chance
-be somebody's; e-mail domains are reserved for examples (RFC 2606).
+small children share the phone of the household's head. Identity numbers, names and phones are made up, but may by
+chance be somebody's; e-mail domains are reserved for examples (RFC 2606).
 
 Sources: `names`, `places`, `households`; share of those who live outside the province of their identity number, 8.8 %:
 seventh census (124.84 of 1,411.78 million); mobile numbers: numbering plan as `phonenumbers` knows it, shares of the
-three operators about those of their 2023 reports; who has an e-mail address: our choice. Identity numbers: GB 11643-1999.
+three operators about those of their 2023 reports; who has an e-mail address: our choice. Identity numbers: GB
+11643-1999.
 """
 
 from __future__ import annotations
