@@ -244,6 +244,13 @@ def test_templates_become_complete_vault_files(name, keepers, threshold):
     assert "#:" not in text
 
 
+def test_keepers_are_ascending_by_id_whatever_their_zones():
+    text = vault_texts.text()
+    for zone, keeper in (("127.0.0.1:8101", "z"), ("127.0.0.1:8102", "m"), ("127.0.0.1:8103", "a")):
+        text = text.replace(f'keeper = {{ address = "{zone}"', f'keeper = {{ id = "{keeper}", address = "{zone}"')
+    assert list(parse_toml(text).keepers) == ["a", "m", "z"]
+
+
 def test_police_fields_are_those_that_were_agreed():
     person, incident = (vault_texts.policy().collections[n] for n in ("person", "incident"))
     assert list(person.field_named) == [
@@ -305,7 +312,7 @@ def test_write_version_changes_two_lines_and_keeps_the_rest():
     assert replace(parse_toml(second), version=1, previous=bytes(32)) == parse_toml(text)
     without = [line for line in third.splitlines() if not line.startswith(("previous", "version"))]
     assert without == [line for line in text.splitlines() if not line.startswith("version")]
-    for bad in ("[vault", "x = 1"):
+    for bad in ("[vault", "x = 1", "vault = { version = 1 }", "vault.version = 1", "vault = { version = 1,\n x = 2 }"):
         with pytest.raises(PolicyError):
             write_version(bad, 2, bytes(32))
 
@@ -359,8 +366,9 @@ def test_set_value_replaces_or_adds_and_keeps_comments():
     text = "[a]\nx = 1 # one\n[b]\n"
     assert set_value(text, ("a",), "x", "2") == "[a]\nx = 2 # one\n[b]\n"
     assert set_value(text, ("b",), "y", '"z"') == '[a]\nx = 1 # one\n[b]\ny = "z"\n'
-    with pytest.raises(KeyError):
-        set_value(text, ("c",), "y", "1")
+    for other in (text, "c.x = 1\n", "c = { x = 1 }\n"):
+        with pytest.raises(KeyError):
+            set_value(other, ("c",), "y", "1")
 
 
 # --- canonical JSON -----------------------------------------------------------------------------------------------

@@ -74,7 +74,9 @@ def test_tail_is_the_shorter_window(steps, window_s):
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 2_000), st.integers(0, 9)), max_size=80),
+    st.lists(
+        st.tuples(st.one_of(st.floats(0, 2), st.floats(0, 40), st.floats(0, 2_000)), st.integers(0, 9)), max_size=80
+    ),
     st.integers(0, 60),
     st.sampled_from([HOUR_S, DAY_S]),
 )
@@ -92,6 +94,14 @@ def test_sum_window_is_never_too_low_and_too_high_by_one_granule_at_most(steps, 
         else:
             assert stretched + amount > limit
             assert (refused == math.inf) == (amount > limit)
+
+
+def test_a_part_of_a_sum_leaves_with_its_last_moment():
+    window = SumWindow(3, HOUR_S)
+    window.charge(1, 0.0)
+    window.charge(2, 0.9)
+    assert window.would_exceed(1, HOUR_S + 0.5) == pytest.approx(0.4)
+    assert window.would_exceed(3, HOUR_S + 0.9) is None
 
 
 def test_sum_window_stays_small():

@@ -63,6 +63,7 @@ def test_requests_that_ask_every_keeper_spend_all_parts_at_once():
 def test_no_zone_may_fail_when_all_keepers_must_answer():
     policy = vault_texts.policy("police", 3, 3)
     assert "any one that is down stops everything" in found(policy, "warning", "vault.threshold")
+    assert effect(policy, Counter.OPEN, 1000).zone_down == effect(policy, Counter.SEARCH, 1000).zone_down == 0
     assert "nothing with one zone down" in found(policy, "note", "roles.case_worker.budgets.open")
 
 

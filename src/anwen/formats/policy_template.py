@@ -95,18 +95,27 @@ def write_version(text: str, version: int, previous: bytes) -> str:
     """Return a vault file's text as version `version`, which follows the one whose digest is `previous`.
 
     Raises:
-        PolicyError: the text has no [vault] header, or is no TOML.
+        PolicyError: the text has no [vault] header with a version, or is no TOML.
     """
+    wanted = {"version": version, "previous": previous.hex()}
     try:
         tomllib.loads(text)
+        edited = _with_version(text, version, _quoted(previous.hex()))
+        vault = tomllib.loads(edited)["vault"]
     except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"expected TOML, got: {error}") from None
-    if ("vault",) not in locate(text):
-        raise PolicyError("expected a header [vault], got none")
+        raise PolicyError(f"expected TOML with a table [vault], got: {error}") from None
+    except KeyError:
+        raise PolicyError("expected a header [vault] with a version, got none") from None
+    if {key: vault.get(key) for key in wanted} != wanted:
+        raise PolicyError("expected version and previous on lines of their own under [vault]")
+    return edited
+
+
+def _with_version(text: str, version: int, previous: str) -> str:
     text = set_value(text, ("vault",), "version", str(version))
-    if ("vault", "previous") in locate(text):
-        return set_value(text, ("vault",), "previous", _quoted(previous.hex()))
-    place = locate(text)["vault", "version"]
-    end = text.find("\n", place.end)
+    places = locate(text)
+    if ("vault", "previous") in places:
+        return set_value(text, ("vault",), "previous", previous)
+    end = text.find("\n", places["vault", "version"].end)
     end = len(text) if end < 0 else end
-    return f"{text[:end]}\nprevious = {_quoted(previous.hex())}{text[end:]}"
+    return f"{text[:end]}\nprevious = {previous}{text[end:]}"

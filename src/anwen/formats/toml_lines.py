@@ -140,5 +140,8 @@ def set_value(text: str, table: Path, key: str, value: str) -> str:
     place = places.get((*table, key))
     if place is not None:
         return text[: place.start] + value + text[place.end :]
-    end = places[table].end
+    header = places[table]
+    if text[header.start] != "[":
+        raise KeyError(".".join(map(str, table)))
+    end = header.end
     return f"{text[:end]}\n{key} = {value}{text[end:]}"
