@@ -1,0 +1,1 @@
+"""One module for each suite: `run(setting)` returns its rounds and settings."""
