@@ -25,9 +25,9 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "vault_folder": {"errors", "model", "formats", "net.tls", "keeper.folder"},
     "supervisor": {"errors", "model", "net", "keeper.coordinator", "vault_folder"},
     "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
-    "connect": {"errors", "client", "vault_folder", "embedded"},
+    "access": {"errors", "client", "vault_folder", "embedded"},
     "cli": {
-        "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "connect", "policy", "formats",
+        "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "access", "policy", "formats",
         "net",
     },
 }  # fmt: skip

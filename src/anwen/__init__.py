@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from anwen.client.records import Record as Record
     from anwen.client.sync import Vault as Vault
     from anwen.client.vault import AsyncVault as AsyncVault
-    from anwen.connect import connect as connect
-    from anwen.connect import connect_async as connect_async
-    from anwen.connect import open as open  # noqa: A004
-    from anwen.connect import open_async as open_async
+    from anwen.access import connect as connect
+    from anwen.access import connect_async as connect_async
+    from anwen.access import open as open  # noqa: A004
+    from anwen.access import open_async as open_async
     from anwen.vault_folder import create as create
 
 __version__ = "0.1.0"
@@ -25,11 +25,11 @@ _WHERE = {
     "AsyncVault": "anwen.client.vault",
     "Record": "anwen.client.records",
     "Vault": "anwen.client.sync",
-    "connect": "anwen.connect",
-    "connect_async": "anwen.connect",
+    "connect": "anwen.access",
+    "connect_async": "anwen.access",
     "create": "anwen.vault_folder",
-    "open": "anwen.connect",
-    "open_async": "anwen.connect",
+    "open": "anwen.access",
+    "open_async": "anwen.access",
 }
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
 

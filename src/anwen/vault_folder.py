@@ -145,6 +145,9 @@ def create(
 
     The folder appears complete or not at all: it is made under another name and renamed last.
 
+    Args:
+        vault_template: the name of a ready template, or the text of one.
+
     Raises:
         ConflictError: the folder exists. NotFoundError: no such template.
     """
@@ -155,7 +158,8 @@ def create(
     if partial.exists():
         shutil.rmtree(partial)  # what an interrupted `init` left; nothing in it was ever used
     partial.mkdir(parents=True, mode=0o700)
-    _fill(partial, template(vault_template), name or target.name, shape)
+    text = vault_template if "\n" in vault_template else template(vault_template)
+    _fill(partial, text, name or target.name, shape)
     if target.exists():
         target.rmdir()
     partial.rename(target)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 
 import pytest
 
@@ -12,8 +13,8 @@ from anwen.supervisor import up
 
 
 def person(i, **changes):
-    """A made-up resident; numbers 0 to 9,999 are distinct people."""
-    birth = f"{1950 + i % 50}{1 + i % 12:02}{1 + i % 28:02}"
+    """A made-up resident; different numbers are different people."""
+    birth = (dt.date(1950, 1, 1) + dt.timedelta(days=i // 1000)).strftime("%Y%m%d")
     return {
         "id_number": id_number(f"110101{birth}{i % 1000:03}"),
         "name": f"Person {chr(65 + i % 26)}{chr(97 + i // 26 % 26)}",
@@ -49,7 +50,10 @@ def running(folder):
 @pytest.fixture(scope="session")
 def vault(tmp_path_factory):
     """A running police vault; tests of a session share it, so each brings people of its own."""
-    folder = vault_folder.create(tmp_path_factory.mktemp("vault") / "police", "police")
+    text = vault_folder.template("police").replace(
+        "per_hour = 200, per_day = 1_000", "per_hour = 9_000, per_day = 9_000"
+    )
+    folder = vault_folder.create(tmp_path_factory.mktemp("vault") / "police", text)
     with running(folder) as processes:
         folder.processes = processes
         yield folder

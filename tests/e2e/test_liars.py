@@ -6,14 +6,13 @@ The liar is the real keeper, its answers changed on the way and signed anew with
 import asyncio
 import dataclasses
 import itertools
+import sqlite3
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from anwen.client.opening import stack
 from anwen.client.session import Timing
 from anwen.errors import DisputeError, IntegrityError, UnavailableError
-from anwen.formats import wire
 from anwen.formats.answer import column_hashes, decode_answer, encode_answer
 
 from .conftest import person
@@ -139,7 +138,6 @@ def test_a_report_without_the_keepers_signature_is_not_believed(connect):
 def test_a_write_with_one_keeper_down_is_marked_unverified(lying, vault):
     importer = lying("importer", "intake", "c", {"put"}, silent=True)
     put = importer.put("person", person(next(NUMBERS)))
-    rows = importer.asynchronous
-    body = wire.encode("node_get", bytes(16), tables={"records": {"record": stack([bytes.fromhex(put.record)], 16)}})
-    answer = importer._loop.run(rows.session.node("node_get", "intake", body, "rows"))
-    assert answer.tables["rows"]["verified"].tolist() == [0]
+    with sqlite3.connect(f"file:{vault.path}/store/anwen.sqlite?mode=ro", uri=True) as db:
+        marks = db.execute("SELECT verified FROM row WHERE record = ?", (bytes.fromhex(put.record),)).fetchall()
+    assert marks == [(0,)]

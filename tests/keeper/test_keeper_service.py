@@ -11,7 +11,7 @@ from anwen.crypto import grants, merkle
 from anwen.errors import BudgetError, GrantError, PolicyError, RefusedError, UnavailableError
 from anwen.formats import answer, checkpoint, wire
 from anwen.formats.answer import decode_answer
-from anwen.keeper.witness import origin
+from anwen.formats.checkpoint import log_origin as origin
 from anwen.model import Budget, Counter
 
 

@@ -16,7 +16,7 @@ from anwen.errors import (
     UnavailableError,
 )
 from anwen.formats import checkpoint
-from anwen.keeper.witness import origin
+from anwen.formats.checkpoint import log_origin as origin
 
 
 async def spend(rig, keeper="a", count=1):

@@ -14,7 +14,7 @@ from anwen.client.session import Session
 from anwen.crypto.merkle import Frontier, leaf_hash
 from anwen.errors import AnwenError, ProofError, QuorumError
 from anwen.formats import wire
-from anwen.formats.checkpoint import Checkpoint, cosignatures, origin_of, verify_note
+from anwen.formats.checkpoint import Checkpoint, cosignatures, log_origin, verify_note
 from anwen.model import Policy
 
 PAGE = 4096
@@ -139,7 +139,7 @@ async def _verify_one(session: Session, purpose: str, keeper: str) -> Verdict:
 
 
 def _checkpoint(policy: Policy, keeper: str, note: str) -> Checkpoint:
-    origin = origin_of(policy.vault, keeper)
+    origin = log_origin(policy.vault, keeper)
     checkpoint = verify_note(note, origin, policy.keepers[keeper].identity)
     if checkpoint.origin != origin:
         raise ProofError(f"keeper {keeper}: its checkpoint is of another log")
@@ -147,6 +147,6 @@ def _checkpoint(policy: Policy, keeper: str, note: str) -> Checkpoint:
 
 
 def _cosigners(policy: Policy, keeper: str, note: str) -> tuple[str, ...]:
-    witnesses = {origin_of(policy.vault, k): info.identity for k, info in policy.keepers.items() if k != keeper}
-    names = {origin_of(policy.vault, k): k for k in policy.keepers}
+    witnesses = {log_origin(policy.vault, k): info.identity for k, info in policy.keepers.items() if k != keeper}
+    names = {log_origin(policy.vault, k): k for k in policy.keepers}
     return tuple(sorted(names[name] for name in cosignatures(note, witnesses)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,18 +33,18 @@ class Query:
     collection: int
     field: int
     unique: bool
-    token: bytes = field(repr=False)
+    token: bytes = dataclasses.field(repr=False)
 
 
 @dataclass(slots=True)
 class _Search:
     query: Query
-    key: bytes = field(repr=False)  # K_w; lives as long as this search
+    key: bytes = dataclasses.field(repr=False)  # K_w; lives as long as this search
     next_slot: int = 0
     batch: int = FIRST_LABELS
     misses: int = 0
     done: bool = False
-    found: dict[bytes, Record] = field(default_factory=dict)
+    found: dict[bytes, Record] = dataclasses.field(default_factory=dict)
 
 
 async def index_round(session: Session, purpose: str, queries: Sequence[Query]) -> tuple[Round, dict[Query, int]]:
@@ -137,13 +138,13 @@ def _hits(message: wire.Message) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 async def first_free(session: Session, purpose: str, key: bytes, start: int) -> int:
-    """Return a slot at or after `start` from which slots of K_w are free, by probing 16 at a time.
+    """Return the first free slot of K_w at or after `start`, by probing 16 at a time.
 
     Slots fill from the front, so a free slot means that (but for short gaps) all later ones are free.
     """
     low, step = start, 8
     while True:
-        probes = [low + step * 2**i for i in range(16)]
+        probes = [low + (step << i) for i in range(16)]
         taken = await _taken(session, purpose, key, probes)
         free = [p for p in probes if p not in taken]
         if free:
@@ -156,7 +157,8 @@ async def first_free(session: Session, purpose: str, key: bytes, start: int) -> 
         taken = await _taken(session, purpose, key, probes)
         high = min([high, *(p for p in probes if p not in taken)])
         low = max([low, *(p for p in probes if p in taken and p < high)])
-    return max(start, low - MISSES)
+    taken = await _taken(session, purpose, key, range(low, high))
+    return next((slot for slot in range(low, high) if slot not in taken), high)
 
 
 async def _taken(session: Session, purpose: str, key: bytes, slots: Sequence[int]) -> set[int]:

@@ -6,9 +6,10 @@ class, rendition and `_index` of a new record is written, whether or not it hold
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from anwen.crypto import blind_index, envelope
 from anwen.errors import MalformedError, OpenError
@@ -28,7 +29,7 @@ class Token:
 
     field: Field
     class_id: int
-    value: bytes = field(repr=False)
+    value: bytes = dataclasses.field(repr=False)
 
 
 @dataclass(slots=True, repr=False)

@@ -11,8 +11,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -78,9 +79,12 @@ class Session:
         """Return a grant for one recipient and this exact body."""
         return self._siblings(purpose, body, [audience])[0][0]
 
-    def _siblings(self, purpose: str, body: bytes, audiences: Iterable[str]) -> tuple[list[str], bytes]:
+    def _siblings(
+        self, purpose: str, body: bytes, audiences: Iterable[str], jti: bytes | None = None
+    ) -> tuple[list[str], bytes]:
         """Return grants of one `jti` and `exp`, and the nonce base that keepers must compute from them."""
-        expires_s, request, jti = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest(), self.random(16)
+        expires_s, request = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest()
+        jti = jti or self.random(16)
         made = (grants.Grant(self.principal, a, expires_s, jti, purpose, request) for a in audiences)
         return [grants.sign(self.key, g) for g in made], nonce_base(self.principal, jti, expires_s, request)
 
@@ -165,7 +169,7 @@ class Session:
         audiences = [grants.keeper_audience(self.policy.vault, k) for k in asked]
         siblings, base = self._siblings(purpose, body, audiences)
         tasks = {k: self._ask(k, op, g, body, base) for k, g in zip(asked, siblings, strict=True)}
-        return await self._gather({k: asyncio.ensure_future(t) for k, t in tasks.items()})
+        return await self._gather({k: _started(t) for k, t in tasks.items()})
 
     async def _gather(self, tasks: Mapping[str, asyncio.Future[Answer]]) -> dict[str, Answer]:
         """Return the answers, at least t of them; after t, the others have a grace."""
@@ -243,10 +247,11 @@ class Session:
             asking.start(keeper, found.unanswered(keeper, rows))
         await asking.all()
 
-    def send(self, keeper: str, op: str, purpose: str, body: bytes) -> asyncio.Future[Answer]:
-        """Start one request to one keeper."""
-        grant = self.grant(grants.keeper_audience(self.policy.vault, keeper), purpose, body)
-        return asyncio.ensure_future(self._ask(keeper, op, grant, body))
+    def send(self, keeper: str, op: str, purpose: str, body: bytes, jti: bytes | None) -> asyncio.Future[Answer]:
+        """Start one request to one keeper; logs of several keepers are joined by the `jti`."""
+        audience = grants.keeper_audience(self.policy.vault, keeper)
+        (grant,), _ = self._siblings(purpose, body, [audience], jti)
+        return _started(self._ask(keeper, op, grant, body))
 
 
 class _Asking:
@@ -259,14 +264,16 @@ class _Asking:
         self.tasks: dict[asyncio.Future[Answer], tuple[str, Rows]] = {}
         self.asked: dict[str, Rows] = {k: np.empty(0, np.intp) for k in session.policy.keepers}
         self.failed: dict[str, BaseException] = {}
+        self.jti = session.random(16)
 
     def start(self, keeper: str, rows: Rows) -> bool:
         """Ask a keeper for those of `rows` that it has not been asked for yet; True if there were any."""
         rows = np.setdiff1d(rows, self.asked[keeper])
         if keeper in self.failed or not len(rows):
             return False
+        jti = None if len(self.asked[keeper]) else self.jti  # a keeper takes a jti once
         self.asked[keeper] = np.union1d(self.asked[keeper], rows)
-        task = self.session.send(keeper, self.op, self.purpose, self.body_for(rows))
+        task = self.session.send(keeper, self.op, self.purpose, self.body_for(rows), jti)
         self.tasks[task] = (keeper, rows)
         return True
 
@@ -300,6 +307,12 @@ class _Asking:
         """Give up on what has not answered."""
         for task in self.tasks:
             task.cancel()
+
+
+def _started(work: Coroutine[Any, Any, Answer]) -> asyncio.Future[Answer]:
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may wait for it any more
+    return task
 
 
 def _keeper_of(receipt: bytes) -> str:

@@ -160,8 +160,8 @@ class AsyncVault:
     async def _known_handles(self, parent: Collection, handles: Sequence[bytes]) -> set[bytes]:
         if not handles:
             return set()
-        known = await self._list(parent, sorted(set(handles)), b"", wire.MAX_ROWS, (INDEX_CLASS,))
-        return {bytes.fromhex(r.subject) for r in known}
+        pages = self._pages(parent, sorted(set(handles)), (INDEX_CLASS,), page=8192)
+        return {bytes.fromhex(record.subject) async for record in pages}
 
     async def update(self, record: Record, class_name: str, values: Mapping[str, object]) -> PutResult:
         """Replace a whole class of a record by new values, as version + 1.
@@ -259,7 +259,7 @@ class AsyncVault:
     async def _list(
         self, schema: Collection, subjects: Sequence[bytes], after: bytes, limit: int, classes: Sequence[int]
     ) -> list[Record]:
-        scalars = {"collection": schema.id, "after": after.ljust(16, b"\0"), "limit": limit}
+        scalars: dict[str, int | bytes] = {"collection": schema.id, "after": after.ljust(16, b"\0"), "limit": limit}
         tables: dict[str, wire.Table] = {
             "subjects": {"subject": stack(subjects, 16)},
             "classes": {"class": np.array(classes, int)},

@@ -31,6 +31,11 @@ _SIGNATURE_BYTES = 64
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
+def log_origin(vault: bytes, keeper: str) -> str:
+    """Return the name of a keeper's log, under which it signs and cosigns."""
+    return f"anwen/{vault.hex()}/{keeper}"
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A log's tree head."""

@@ -77,7 +77,7 @@ async def run(folder: Path) -> None:
         return await keeper.handle_peer(op, body)
 
     async def for_clients(path: str, authorization: str | None, body: bytes) -> bytes:
-        return await keeper.handle(path.removeprefix("/v1/"), authorization or "", body)
+        return await keeper.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
     peer_paths = [f"/v1/{op}" for op in PEER_OPS]
     peers = await serve(for_peers, mine.peer_address, tls, _PEER_LIMITS, without_grant=peer_paths)

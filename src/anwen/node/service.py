@@ -148,15 +148,15 @@ class Node:
         hits = await self._store.find(_ids(message.tables["labels"]["label"]))
         records = list(dict.fromkeys(h.record for h in hits if any(h.record)))
         rows: list[StoredRow] = []
-        if records and caller.purpose.open:
+        if records and caller.purpose.search:
             rows = await self._store.get(await self._current_epoch(), records, ())
         return self._rows(caller, message, hits, rows)
 
     async def _list(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_list")
         collection, limit = message.number("collection"), message.number("limit")
-        if not caller.opens(collection):
-            raise _refused("the purpose opens no class of the collection")
+        if not caller.opens(collection) and all(c != collection for c, _ in caller.purpose.search):
+            raise _refused("the purpose neither opens nor searches the collection")
         if not 1 <= limit <= MAX_RECORDS:
             raise TooLargeError(f"limit of {limit} records, expected 1 to {MAX_RECORDS}")
         subjects, after = _ids(message.tables["subjects"]["subject"]), message.opaque("after")
@@ -180,8 +180,8 @@ class Node:
                 opens = caller.opens(row.collection)
                 allowed[row.collection] = opens & asked if asked else opens
             classes = allowed[row.collection]
-            if sealed := trim_cells(row.sealed, classes):
-                given.append((row, sealed, trim_wraps(row.wraps, classes)))
+            # also a row without cells: whose the record is, and its version, are what a search or an update needs
+            given.append((row, trim_cells(row.sealed, classes), trim_wraps(row.wraps, classes)))
         return encode_rows(self._random(wire.SALT_BYTES), hits, given)
 
     async def _current_epoch(self) -> int:

@@ -1,0 +1,208 @@
+"""Keepers as processes: TLS with pinned keys, kill -9 under load, a clean stop, and what they refuse to start with."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from keeper_rig import VAULT, Clock, People, Rig, plain
+
+from anwen.errors import AnwenError, GrantError, UnavailableError
+from anwen.formats import answer, policy_chain
+from anwen.keeper.coordinator import peer_calls, run_ceremony
+from anwen.net.connection import Pool
+from anwen.net.tls import make_certificate, pin_of_pem
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Processes(Rig):
+    """The rig's folders, each served by a process of its own."""
+
+    def __init__(self, folder):
+        super().__init__(folder, clock=Clock(__import__("time").time()))
+        keepers = {}
+        for i in self.ids:
+            key, certificate = make_certificate(f"keeper-{i}")
+            (self.path(i) / "tls.key").touch(0o600)
+            (self.path(i) / "tls.key").write_bytes(key)
+            (self.path(i) / "tls.crt").write_bytes(certificate)
+            addresses = {"address": f"127.0.0.1:{free_port()}", "peer_address": f"127.0.0.1:{free_port()}"}
+            keepers[i] = replace(self.policy.keepers[i], tls_pin=pin_of_pem(certificate), **addresses)
+        self.policy = replace(self.policy, keepers=keepers)
+        for i in self.ids:
+            (self.path(i) / "policy" / "0001.json").write_bytes(self.sign(self.policy))
+            root = {"vault": VAULT.hex(), "root": policy_chain.digest(self.policy).hex()}
+            (self.path(i) / "root.json").write_text(json.dumps(root))
+        self.running = {}
+        self.pools = {i: Pool(k.address, k.tls_pin) for i, k in keepers.items()}
+
+    async def spawn(self, keeper, *, ready=True):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "anwen.keeper.app", str(self.path(keeper)),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self.running[keeper] = process
+        if ready:
+            line = await asyncio.wait_for(process.stdout.readline(), 20)
+            assert line.decode() == f"keeper {keeper} ready on {self.policy.keepers[keeper].address}\n"
+        return process
+
+    async def ask(self, op, body, keepers=None, **kw):
+        self.clock.now_s = __import__("time").time()
+        kw.setdefault("jti", os.urandom(16))
+        chosen = keepers or self.ids
+        found = await asyncio.gather(
+            *(self.pools[k].post(f"/v1/{op}", self.grant(body, k, **kw), body, 10) for k in chosen)
+        )
+        return dict(zip(chosen, map(answer.decode_answer, found), strict=True))
+
+    async def aclose(self):
+        for pool in self.pools.values():
+            await pool.aclose()
+        for process in self.running.values():
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+async def vault(tmp_path):
+    made = Processes(tmp_path)
+    yield made
+    await made.aclose()
+
+
+async def up(vault):
+    await asyncio.gather(*(vault.spawn(i) for i in vault.ids))
+    for series in ("record", "index", "prehash"):
+        await run_ceremony(series, 1, peer_calls(vault.policy))
+
+
+def today(people):
+    import time
+
+    people.collected_s = int(time.time()) // 86400 * 86400
+    return people
+
+
+async def test_processes_serve_survive_kill_9_and_stop_cleanly(vault):
+    await up(vault)
+    people = today(People(3))
+    written = await vault.ask("put", people.put())
+    base = written["a"].nonce_base
+    done = []
+
+    async def load(number):
+        while True:
+            jti = os.urandom(16)
+            try:
+                await vault.ask("open", people.open(base), ["b"], jti=jti)
+            except AnwenError:
+                return
+            done.append(jti)
+            assert number >= 0
+
+    loads = [asyncio.create_task(load(i)) for i in range(8)]
+    await asyncio.sleep(0.5)
+    vault.running["b"].kill()
+    await asyncio.gather(*loads)
+    assert done
+    await vault.running["b"].communicate()
+    assert (await vault.ask("open", people.open(base), ["a", "c"])).keys() == {"a", "c"}
+    await vault.spawn("b")
+    files = sorted((vault.path("b") / "log").glob("*-*.log"))
+    logged = b"".join(f.read_bytes() for f in files)
+    assert all(jti.hex().encode() in logged for jti in done)
+    opened = vault.value(await vault.ask("open", people.open(base)))
+    assert opened.tobytes() == vault.value(written)[:6].tobytes()
+    for process in vault.running.values():
+        process.send_signal(signal.SIGTERM)
+        out, err = await asyncio.wait_for(process.communicate(), 10)
+        assert (process.returncode, out, err) == (0, b"", b"")
+
+
+async def test_what_has_no_grant_gets_one_answer(vault):
+    await up(vault)
+    pool, peer = vault.pools["a"], Pool(vault.policy.keepers["a"].peer_address, vault.policy.keepers["a"].tls_pin)
+    said = set()
+    for path, grant, body in (
+        ("/v1/open", None, b""), ("/v1/open", "x.y.z", b""), ("/v1/nothing", None, b""), ("/v1/policy", None, b"{}"),
+        ("/v1/last_seen", None, b"{}"), ("/v1/ceremony_state", None, b"{}"), ("/admin", None, b""),
+    ):  # fmt: skip
+        with pytest.raises(GrantError) as refused:
+            await pool.post(path, grant, body, 5)
+        said.add(str(refused.value))
+    for path in ("/v1/open", "/v1/state", "/v1/policy", "/v1/other"):
+        with pytest.raises(GrantError) as refused:
+            await peer.post(path, None, b"", 5)
+        said.add(str(refused.value))
+    assert len(said) == 1
+    await peer.aclose()
+
+
+async def test_a_process_with_an_older_log_ends(vault, tmp_path):
+    await up(vault)
+    shutil.copytree(vault.path("a"), tmp_path / "old")
+    await vault.ask("open", today(People(1)).open(bytes(20)))
+    await asyncio.sleep(2.5)  # the checkpoint goes out by itself
+    vault.running["a"].kill()
+    await vault.running["a"].communicate()
+    shutil.rmtree(vault.path("a"))
+    shutil.copytree(tmp_path / "old", vault.path("a"))
+    process = await vault.spawn("a", ready=False)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    assert out == b""
+    assert b"rollback" in err
+
+
+async def test_alone_it_waits_for_a_peer_and_stops_when_told(vault):
+    process = await vault.spawn("a", ready=False)
+    await asyncio.sleep(1.5)
+    assert process.returncode is None
+    with pytest.raises(UnavailableError):
+        await vault.ask("state", plain("state"), ["a"])
+    process.send_signal(signal.SIGTERM)
+    out, _ = await asyncio.wait_for(process.communicate(), 10)
+    assert (process.returncode, out) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["identity.key", "tls.key"])
+async def test_a_key_that_others_may_read_stops_the_process(vault, name):
+    (vault.path("a") / name).chmod(0o644)
+    process = await vault.spawn("a", ready=False)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, out) == (1, b"")
+    assert b"expected 0600" in err
+
+
+async def test_the_process_cannot_dump_core_and_is_small(vault):
+    await up(vault)
+    process = vault.running["a"]
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert "Max core file size         0 " in limits
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    rss_kb = int(status.split("VmRSS:")[1].split()[0])
+    assert rss_kb < 80 * 1024, f"{rss_kb} kB at rest"
+    print(f"keeper at rest: {rss_kb / 1024:.0f} MB")
+
+
+async def test_an_unexpected_error_shows_nothing_but_its_class(vault, tmp_path):
+    mark = "4PLAINTEXT-MARK9"
+    (vault.path("a") / "keeper.json").write_text(json.dumps({"id": ["a", mark]}))
+    process = await vault.spawn("a", ready=False)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert mark.encode() not in out + err
+    assert b"Traceback" not in err
