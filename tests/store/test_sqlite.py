@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from contract import EPOCH, StoreContract, exact, labels, outcomes, owners, put, row, unique
@@ -14,6 +15,7 @@ from anwen.errors import PolicyError, StorageError
 from anwen.store import sqlite_schema
 from anwen.store.base import Outcome
 from anwen.store.sqlite import SqliteStore
+
 
 @pytest.fixture
 async def store(tmp_path):
@@ -180,14 +182,19 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("acknowledged", [1, 40, 400])
-async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, acknowledged):
-    path = tmp_path / "anwen.sqlite"
-    command = [sys.executable, "-c", _WRITER, str(path), os.path.dirname(__file__)]
+def killed_writer(path, acknowledged):
+    """What a process said was stored until it was killed."""
+    command = [sys.executable, "-c", _WRITER, str(path), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = [process.stdout.readline() for _ in range(acknowledged)]
         process.send_signal(signal.SIGKILL)
-        lines += process.stdout.read().splitlines(keepends=True)
+        return lines + process.stdout.read().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("acknowledged", [1, 40, 400])
+async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, acknowledged):
+    path = tmp_path / "anwen.sqlite"
+    lines = killed_writer(path, acknowledged)
     told = [line.split() for line in lines if line.endswith("\n")]  # a last line may be cut
     engine = SqliteStore(path)
     for record, tag, *posted in told:

@@ -9,7 +9,6 @@ Pure.
 from __future__ import annotations
 
 import json
-import math
 
 from anwen.errors import BY_CODE, AnwenError, UnavailableError, from_code
 
@@ -48,12 +47,12 @@ def _decode(status: int, body: bytes) -> AnwenError:
     code, detail, retry_after_s = problem["code"], problem["detail"], problem["retry_after_s"]
     if set(problem) != _MEMBERS or problem["status"] != status or not isinstance(code, str):
         raise ValueError("members")
-    if not isinstance(detail, str) or isinstance(retry_after_s, bool):
-        raise TypeError("detail")
+    if not isinstance(detail, str) or problem["type"] != f"urn:anwen:error:{code}":
+        raise ValueError("detail or type")
     if retry_after_s is not None:
-        retry_after_s = float(retry_after_s)
-        if not math.isfinite(retry_after_s) or not 0 <= retry_after_s <= _MAX_RETRY_S:
+        if type(retry_after_s) not in (int, float) or not 0 <= retry_after_s <= _MAX_RETRY_S:  # NaN is not, either
             raise ValueError("retry_after_s")
+        retry_after_s = float(retry_after_s)
     return from_code(code, _printable(detail), retry_after_s)
 
 

@@ -38,7 +38,7 @@ class Limits:
     """What one service takes on. Times in seconds, sizes in bytes."""
 
     body_bytes: int = 64 * 2**20
-    body_bytes_without_grant: int = 2**20
+    body_bytes_without_grant: int = 4 * 2**20
     buffered_bytes: int = 256 * 2**20  # bodies of all connections together
     head_timeout_s: float = 10  # from the first byte, handshake included, to the end of a head
     body_timeout_s: float = 60
