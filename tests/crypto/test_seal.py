@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anwen.crypto import envelope
+from anwen.crypto import envelope, padding
 from anwen.errors import MalformedError, OpenError
 from vectors import golden, nist, wycheproof
 
@@ -77,29 +77,29 @@ def kas_cases(path):
 
 @given(st.binary(max_size=3000))
 def test_padding_is_undone(body):
-    padded = envelope.pad(body)
-    assert envelope.unpad(padded) == body
-    assert len(padded) == envelope.padded_length(len(body))
-    assert envelope.is_padded_length(len(padded))
+    padded = padding.pad(body)
+    assert padding.unpad(padded) == body
+    assert len(padded) == padding.padded_length(len(body))
+    assert padding.is_padded_length(len(padded))
 
 
 def test_padded_lengths_are_few_and_cheap():
-    lengths = [envelope.padded_length(size) for size in range(20_000)]
+    lengths = [padding.padded_length(size) for size in range(20_000)]
     assert set(lengths[: 127 + 1]) == {128}
     assert lengths == sorted(lengths)
     for size, padded in enumerate(lengths):
         assert padded > size
         assert padded <= max(128, (size + 1) * 1.12)
     assert len(set(lengths)) < 120  # all that a length can tell, up to 20 kB
-    assert [size for size in range(300) if envelope.is_padded_length(size)] == sorted({x for x in lengths if x < 300})
+    assert [size for size in range(300) if padding.is_padded_length(size)] == sorted({x for x in lengths if x < 300})
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_one_bucket_one_length(one, other):
-    same = envelope.padded_length(one) == envelope.padded_length(other)
+    same = padding.padded_length(one) == padding.padded_length(other)
     sealed = [len(envelope.seal(DEK, IV, CONTEXT, bytes(size))) for size in (one, other)]
     assert (sealed[0] == sealed[1]) == same
-    assert sealed[0] == envelope.OVERHEAD_BYTES + envelope.padded_length(one)
+    assert sealed[0] == padding.OVERHEAD_BYTES + padding.padded_length(one)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_one_bucket_one_length(one, other):
 )
 def test_other_padding_does_not_open(padded):
     with pytest.raises(OpenError):
-        envelope.unpad(padded)
+        padding.unpad(padded)
 
 
 def flips(data):

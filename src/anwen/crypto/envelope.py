@@ -19,16 +19,11 @@ import struct
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from anwen.crypto.padding import HEADER_BYTES, OVERHEAD_BYTES, SUITE, pad, unpad
 from anwen.errors import MalformedError, OpenError
 
-SUITE = 1
 DEK_BYTES = 32
 IV_BYTES = 12
-COMMITMENT_BYTES = 32
-TAG_BYTES = 16
-HEADER_BYTES = 1 + IV_BYTES + COMMITMENT_BYTES
-OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
-MIN_PADDED_BYTES = 128
 
 _CONTEXT = struct.Struct(">16sB16sHHI16s16s")
 _LABEL = b"anwen-envelope-1"
@@ -55,32 +50,6 @@ def derive(dek: bytes, context: bytes) -> tuple[bytes, bytes]:
     """Return AEAD key and commitment, 32 bytes each. The DEK's fixed length keeps it apart from the context."""
     both = hashlib.sha512(b"\0\0\0\x01" + dek + context).digest()
     return both[:32], both[32:]
-
-
-def padded_length(size_bytes: int) -> int:
-    """Return the padded length of a body: at least 128, then Padmé, at most 12 % more; the 0x80 is in it."""
-    size = max(size_bytes + 1, MIN_PADDED_BYTES)
-    exponent = size.bit_length() - 1
-    mask = (1 << (exponent - exponent.bit_length())) - 1
-    return (size + mask) & ~mask
-
-
-def is_padded_length(size_bytes: int) -> bool:
-    """Return whether some body has this padded length."""
-    return size_bytes >= MIN_PADDED_BYTES and padded_length(size_bytes - 1) == size_bytes
-
-
-def pad(body: bytes) -> bytes:
-    """Return the body, 0x80, and zeros up to its padded length."""
-    return (body + b"\x80").ljust(padded_length(len(body)), b"\0")
-
-
-def unpad(padded: bytes) -> bytes:
-    """Return the body. Raises OpenError unless `padded` is exactly what `pad` makes of it."""
-    body = padded.rstrip(b"\0")
-    if not body.endswith(b"\x80") or padded_length(len(body) - 1) != len(padded):
-        raise OpenError
-    return body[:-1]
 
 
 def seal(dek: bytes, iv: bytes, context: bytes, body: bytes) -> bytes:

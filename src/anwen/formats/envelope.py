@@ -13,7 +13,7 @@ import itertools
 import struct
 from collections.abc import Iterable, Sequence
 
-from anwen.crypto.envelope import COMMITMENT_BYTES, HEADER_BYTES, OVERHEAD_BYTES, SUITE, is_padded_length
+from anwen.crypto.padding import COMMITMENT_BYTES, HEADER_BYTES, OVERHEAD_BYTES, SUITE, is_padded_length
 from anwen.errors import MalformedError
 
 NONCE_BASE_BYTES = 20
