@@ -13,7 +13,7 @@ from anwen.cli.finding import field_values
 from anwen.cli.settings import Group, Settings, settings_of
 from anwen.client import audit
 from anwen.client.sync import Vault
-from anwen.errors import NotFoundError
+from anwen.errors import NotFoundError, from_code
 from anwen.formats import wire
 from anwen.model import Policy, Purpose
 from anwen.vault_folder import SINGLE_MACHINE
@@ -79,11 +79,8 @@ def _find(settings: Settings, vault: Vault, pair: str | None, *, stdin: bool, co
     if schema is None or len(values) != 1 or next(iter(values)) not in schema.field_named:
         raise NotFoundError(f"expected one indexed field of {name}")
     field = schema.field_named[next(iter(values))]
-    role = policy.roles[policy.principals[settings.principal(policy)].role]
-    searching = [p for p in sorted(role.purposes) if (schema.id, field.id) in policy.purposes[p].search]
-    if not searching:
-        raise NotFoundError(f"no purpose of this principal may look up {name}.{field.name}; give the subject's handle")
-    found = {r.subject for r in vault.for_purpose(searching[0]).find(name, ["_index"], **values)}
+    searching = settings.another(vault, lambda _, purpose: (schema.id, field.id) in purpose.search)
+    found = {r.subject for r in searching.find(name, ["_index"], **values)}
     if len(found) != 1:
         raise NotFoundError(f"{len(found)} persons hold this {field.name}; give the subject's handle")
     return found.pop()
@@ -107,9 +104,11 @@ def verify_command(settings: Settings) -> None:
             )
     if policy.single_machine:
         output.say(SINGLE_MACHINE)
-    if any(v.problem for v in verdicts):
-        output.say(f"hint: {failures.HINTS['proof']}")
-        raise click.exceptions.Exit(failures.INTEGRITY)
+    problems = [from_code(v.problem.partition(":")[0], v.problem) for v in verdicts if v.problem]
+    if problems:
+        worst = max(problems, key=failures.exit_code)
+        output.say(f"hint: {failures.HINTS[worst.code]}")
+        raise click.exceptions.Exit(failures.exit_code(worst))
 
 
 @audit_command.command("log")

@@ -37,12 +37,14 @@ def update_command(
 
 @command()
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...")
+@click.option("--collection", default="", help="Whose records these are; narrows what is fetched.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @settings_of
-def delete_command(settings: Settings, records: tuple[str, ...], yes: bool) -> None:
+def delete_command(settings: Settings, *, records: tuple[str, ...], collection: str, yes: bool) -> None:
     """Delete records. Keepers log it and refuse them from then on; then the node removes them."""
     with settings.ask(lambda _, purpose: bool(purpose.delete)) as vault:
-        found = vault.get(records)
+        reader = settings.another(vault, lambda _, purpose: bool(purpose.open))
+        found = reader.get(records, ["_index"] if collection else [], collection=collection)
         missing = [i for i, r in zip(records, found, strict=True) if r is None]
         if missing:
             raise NotFoundError(f"no record {', '.join(missing)}; nothing was deleted")

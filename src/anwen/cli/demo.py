@@ -137,10 +137,10 @@ def make(demo: Demo) -> None:
     demo.run("init", str(demo.vault), "--template", "police")
     demo.step(f"{demo.people:,} residents and {demo.incidents:,} incidents about them, made up")
     persons, incidents = str(demo.path / "persons.csv"), str(demo.path / "incidents.csv")
-    seconds = timed(lambda: demo.run("sample", "persons", "--count", str(demo.people), "--to", persons))
+    seconds = timed(lambda: demo.run("sample", "police.person", "--count", str(demo.people), "--to", persons))
     seconds += timed(
         lambda: demo.run(
-            "sample", "incidents", "--count", str(demo.incidents), "--people", str(demo.people), "--to", incidents
+            "sample", "police.incident", "--count", str(demo.incidents), "--people", str(demo.people), "--to", incidents
         )
     )
     rows = demo.people + demo.incidents

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anwen.access import connect_async
 from anwen.client.records import Record
 from anwen.client.vault import AsyncVault
-from anwen.connect import connect_async
 from anwen.errors import AnwenError, BudgetError
 
 FIRST_BATCH = 64

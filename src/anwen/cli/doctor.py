@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import resource
 import shutil
@@ -14,10 +15,10 @@ from typing import Literal
 
 import click
 
+from anwen.access import connect_async
 from anwen.cli import failures, output
 from anwen.cli.settings import Settings, command, settings_of
 from anwen.client.session import Session
-from anwen.connect import connect_async
 from anwen.errors import AnwenError, GrantError, IntegrityError
 from anwen.formats import policy_chain, policy_file, wire
 from anwen.formats.answer import verify_receipt
@@ -118,7 +119,8 @@ def any_session(settings: Settings, folder: VaultFolder, policy: Policy) -> tupl
         principal = Path(name).stem if name.endswith(".key") else name
         if principal in policy.principals and policy.roles[policy.principals[principal].role].purposes:
             purpose = min(policy.roles[policy.principals[principal].role].purposes)
-            return connect_async(folder.path, key=name, purpose=purpose).session, purpose
+            with contextlib.suppress(AnwenError):  # a key that others may read, say: its own line names it
+                return connect_async(folder.path, key=name, purpose=purpose).session, purpose
     return None
 
 
@@ -153,7 +155,9 @@ async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, 
         for keeper in policy.keepers:
             try:
                 body = wire.encode("state", session.random(wire.SALT_BYTES))
-                found[f"keeper {keeper}"] = (await session.send(keeper, "state", purpose, body)).header.policy_version
+                found[f"keeper {keeper}"] = (
+                    await session.send(keeper, "state", purpose, body, None)
+                ).header.policy_version
             except AnwenError:
                 continue  # what is down is named when it is sent to
     finally:
@@ -165,7 +169,8 @@ async def _keeper(policy: Policy, keeper: str, session: Session, purpose: str) -
     what, before = f"keeper {keeper}", time.time()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            answer = await session.send(keeper, "state", purpose, wire.encode("state", session.random(wire.SALT_BYTES)))
+            body = wire.encode("state", session.random(wire.SALT_BYTES))
+            answer = await session.send(keeper, "state", purpose, body, None)
         header = verify_receipt(answer.receipt, policy.keepers[keeper].identity)
     except TimeoutError:
         return Check("fail", what, f"no answer within {TIMEOUT_S:g} s", failures.UNAVAILABLE)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from anwen.cli import failures, output
 from anwen.cli.finding import class_list
-from anwen.cli.settings import Settings, collection_of, command, settings_of
+from anwen.cli.settings import Settings, check_opens, collection_of, command, settings_of
 from anwen.client import sealed_file
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, BudgetError, ConflictError, MalformedError
@@ -24,7 +24,8 @@ from anwen.files import FileFormat, RowWriter, create, detect_format
 from anwen.files.writer import _WRITERS as WRITERS
 from anwen.model import Collection
 
-PAGE = 256
+PAGE = 64
+"""Records opened at once: all or none of them fit into the budget."""
 SEALED = ".sealed"
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -56,6 +57,7 @@ def export_command(
     wanted = class_list(classes)
     with settings.ask(lambda policy, purpose: _opens(collection_of(policy, collection), wanted, purpose.open)) as vault:
         schema = collection_of(vault.policy, collection)
+        check_opens(vault.policy, vault.asynchronous.purpose, schema, wanted)
         kinds = {"record": "text", "subject": "text"} if with_ids else {}
         kinds |= _kinds(schema, wanted)
         with _new_file(target, kinds, chosen, key) as writer:
@@ -99,8 +101,10 @@ def _write(vault: Vault, collection: str, classes: Sequence[str], writer: RowWri
         try:
             opened = vault.open_each(complete, classes)
         except BudgetError as error:
-            advice = f"--limit {counts['written']} fits" if counts["written"] else "none fits now"
-            message = f"{error}; {counts['written']:,} records had been opened, the partial file is removed; {advice}"
+            fits = (
+                f"{counts['written']:,} records fitted (--limit)" if counts["written"] else f"fewer than {PAGE} fit now"
+            )
+            message = f"{error}; {fits}; the partial file is removed"
             raise BudgetError(message, retry_after_s=error.retry_after_s) from None
         for record, values in zip(complete, opened, strict=True):
             if isinstance(values, AnwenError):

@@ -29,7 +29,7 @@ HINTS = {
     "request": "change the request; `anwen COMMAND --help` shows what it takes",
     "malformed": "correct the value or the file; `anwen policy show` lists collections, fields and their types",
     "too_large": "ask for less at once: a smaller --batch, or fewer ids",
-    "policy": "`anwen policy check` explains the file; a version counts once officers signed it: `anwen policy sign`",
+    "policy": "`anwen policy check` explains the vault file, `anwen doctor` finds expiry, missing signatures and file modes",
     "conflict": "somebody holds this value, version or name already: read it again, then decide",
     "not_found": "check the spelling; `anwen policy show` lists what there is",
     "denied": "ask the officers for the right, or use the principal and purpose that have it (--as, --purpose)",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from anwen.cli import failures, output
-from anwen.cli.settings import Settings, collection_of, command, masked_classes, settings_of
+from anwen.cli.settings import Settings, check_opens, collection_of, command, masked_classes, settings_of
 from anwen.client.records import Record
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, NotFoundError
@@ -53,6 +53,8 @@ def opened(vault: Vault, records: Sequence[Record], classes: Sequence[str]) -> t
     found = [described(r) for r in records]
     if not classes:
         return found, failures.OK
+    for name in {r.collection for r in records}:
+        check_opens(vault.policy, vault.asynchronous.purpose, vault.policy.collections[name], classes)
     code = failures.OK
     for item, values in zip(found, vault.open_each(records, classes), strict=True):
         if isinstance(values, AnwenError):

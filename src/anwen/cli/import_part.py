@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from anwen.access import connect_async, open_async
 from anwen.cli import failures
 from anwen.cli.import_state import ImportFolder, Plan
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.connect import connect_async, open_async
 from anwen.errors import AnwenError, ConflictError, OverloadedError
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy

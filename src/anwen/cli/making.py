@@ -40,9 +40,8 @@ def init_command(settings: Settings, folder: Path, template: str, name: str) -> 
         click.echo(f"\nnext: anwen up {folder}")
         click.echo(f"then, in another terminal: export ANWEN_VAULT={folder}")
         first = next(c.name for c in policy.collections.values() if c.subject == "own")
-        click.echo(
-            f"      anwen sample people --count 1000 --to people.csv && anwen import {first} people.csv --as importer"
-        )
+        click.echo(f"      anwen sample {template}.{first} --to {first}.csv")
+        click.echo(f"      anwen import {first} {first}.csv --as importer")
     if policy.single_machine:
         output.say(SINGLE_MACHINE)
 

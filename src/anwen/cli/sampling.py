@@ -18,17 +18,24 @@ from anwen.files import FileFormat, detect_format
 @click.argument("kind", type=click.Choice(list(sample.KINDS)))
 @click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
+@click.option(
+    "--people", type=click.IntRange(min=1), help="Persons the rows refer to (default: as many as go with it)."
+)
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="FILE", help="A new file.")
 @click.option("--format", "file_format", type=click.Choice([f.value for f in FileFormat]), help="Default: by its name.")
 @settings_of
 def sample_command(
-    settings: Settings, *, kind: str, count: int, seed: int, target: Path, file_format: str | None
+    settings: Settings, *, kind: str, count: int, seed: int, target: Path, file_format: str | None, people: int | None
 ) -> None:
-    """Write COUNT made-up rows of KIND to a file."""
+    """Write COUNT made-up rows of KIND to a file, the same for the same seed.
+
+    KIND is a template and one of its collections. Rows about others' persons refer to those of the same seed.
+    """
     if target.exists():
         raise ConflictError(f"{target}: exists")
     started = time.monotonic()
-    sample.write_sample(kind, count, seed, target, FileFormat(file_format) if file_format else detect_format(target))
+    chosen = FileFormat(file_format) if file_format else detect_format(target)
+    sample.write_sample(kind, count, seed, target, chosen, people=people)
     elapsed = time.monotonic() - started
     if settings.json:
         output.emit({"kind": kind, "count": count, "seed": seed, "file": str(target), "seconds": round(elapsed, 3)})

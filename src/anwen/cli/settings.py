@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from anwen.access import connect, connect_async, open_async
+from anwen.access import open as open_embedded
 from anwen.client.sync import Vault
 from anwen.client.vault import AsyncVault
-from anwen.connect import connect, connect_async, open_async
-from anwen.connect import open as open_embedded
 from anwen.errors import GrantError, NotFoundError
 from anwen.model import Collection, Policy, Purpose
 from anwen.vault_folder import VaultFolder
@@ -77,6 +77,18 @@ class Settings:
         with opener(folder.path, key=self.key or "", purpose=purpose) as vault:
             yield vault
 
+    def another(self, vault: Vault, fits: Fits) -> Vault:
+        """Return the vault for its purpose if that fits, else for another of the principal's that does.
+
+        Raises: GrantError: none fits.
+        """
+        policy, stated = vault.policy, vault.asynchronous.purpose
+        role = policy.roles[policy.principals[self.principal(policy)].role]
+        for name in [stated, *sorted(role.purposes)]:
+            if fits(policy, policy.purposes[name]):
+                return vault.for_purpose(name)
+        raise GrantError(f"purpose {stated} does not allow a step of this, nor does another of this principal's")
+
     async def ask_async(self, fits: Fits) -> AsyncVault:
         """Return the vault for code with an event loop."""
         folder = self.folder()
@@ -99,6 +111,17 @@ def masked_classes(policy: Policy, purpose: str, collection: Collection) -> list
     shown = {f.class_name for f in collection.fields if f.mask}
     classes = [c for c in collection.classes if c.name in shown and (collection.id, c.rendition_id) in allowed]
     return [f"{c.name}.masked" for c in classes]
+
+
+def check_opens(policy: Policy, purpose: str, collection: Collection, classes: Sequence[str]) -> None:
+    """Say at once what keepers would refuse without saying why. Raises NotFoundError, GrantError."""
+    for name in classes:
+        plain = name.removesuffix(".masked")
+        if plain not in collection.class_named:
+            raise NotFoundError(f"{collection.name}: no class {plain!r}; there are {', '.join(collection.class_named)}")
+        found = collection.class_named[plain]
+        if (collection.id, found.id if plain == name else found.rendition_id) not in policy.purposes[purpose].open:
+            raise GrantError(f"purpose {purpose} may not open {collection.name}.{name}")
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -1,0 +1,252 @@
+"""Imports: every row is stored or named, and an interrupted import goes on without losing or doubling any."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.cli.conftest import person, write_csv
+
+from anwen.cli import import_part
+from anwen.cli.failures import OK, REQUEST
+from anwen.cli.import_part import ranges
+from anwen.cli.import_state import ImportFolder, PartState
+from anwen.errors import BudgetError
+from anwen.files import Span
+
+IMPORT = ("--as", "importer", "--json")
+CANARY = "not-a-number-canary"
+
+
+def people(numbers, **changes):
+    return [person(i, address=f"Road {i} Beijing", **changes) for i in numbers]
+
+
+def stored(anwen, numbers):
+    """How many of these people are in the vault, and how often the one most often there."""
+    from anwen.access import connect
+
+    vault = anwen.vault
+    with connect(vault, key="importer", purpose="registration") as v:
+        found = v.find_many("person", "id_number", [person(i)["id_number"] for i in numbers], ["_index"])
+    return sum(bool(f) for f in found), max(len(f) for f in found)
+
+
+@pytest.fixture
+def here(anwen, police):
+    anwen.vault = police
+    return anwen
+
+
+def test_bad_rows_are_named_without_values_and_good_ones_stored(here, tmp_path):
+    rows = people(range(1000, 1010))
+    rows[2]["phone"] = CANARY
+    rows[5]["id_number"] = "110101199003070000"
+    rows[7]["id_number"] = rows[6]["id_number"]
+    del rows[8]["name"]
+    file = write_csv(tmp_path / "p.csv", rows)
+    done = here("import", "person", file, *IMPORT)
+    assert done.code == OK, done.err
+    totals = done.rows[0]
+    assert (totals["read"], totals["stored"], totals["rejected"]) == (10, 6, 4)
+    rejects = [json.loads(line) for line in (tmp_path / "p.csv.rejects").read_text().splitlines()]
+    conflict = {7, 8} & {r["row"] for r in rejects}
+    assert len(conflict) == 1  # one of two rows with the same number
+    assert [(r["row"], r["field"], r["code"]) for r in rejects if r["row"] not in conflict] == [
+        (3, "phone", "malformed"), (6, "id_number", "malformed"), (9, "name", "malformed"),
+    ]  # fmt: skip
+    assert (tmp_path / "p.csv.rejects").stat().st_mode & 0o777 == 0o600
+    assert CANARY not in (tmp_path / "p.csv.rejects").read_text() + done.out + done.err
+    assert not (tmp_path / "p.csv.rejects.import").exists()
+
+
+def test_columns_are_mapped_or_left_out_and_a_wrong_header_is_refused_first(here, tmp_path):
+    rows = [{"ID": p["id_number"], "Full name": p["name"], "shoe": "42"} for p in people(range(1020, 1025))]
+    file = write_csv(tmp_path / "p.csv", rows)
+    refused = here("import", "person", file, *IMPORT)
+    assert (refused.code, "--map COLUMN=FIELD" in refused.err) == (REQUEST, True)
+    done = here("import", "person", file, "--map", "ID=id_number", "--map", "Full name=name", "--skip", "shoe", *IMPORT)
+    assert (done.code, done.rows[0]["stored"]) == (OK, 5), done.err
+
+
+def test_ndjson_and_parquet(here, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    (tmp_path / "p.ndjson").write_text("".join(json.dumps(p) + "\n" for p in people(range(1030, 1040))))
+    assert here("import", "person", tmp_path / "p.ndjson", *IMPORT).rows[0]["stored"] == 10
+    parquet.write_table(pyarrow.Table.from_pylist(people(range(1040, 1050))), tmp_path / "p.parquet")
+    assert here("import", "person", tmp_path / "p.parquet", *IMPORT).rows[0]["stored"] == 10
+
+
+def test_a_record_for_an_unknown_person_is_rejected(here, tmp_path):
+    file = write_csv(tmp_path / "i.csv", [
+        {"person_id_number": person(4999)["id_number"], "case_number": "U-1", "kind": "x", "occurred": "2024-05-01T10:00:00Z"}
+    ])  # fmt: skip
+    done = here("import", "incident", file, *IMPORT)
+    assert done.rows[0]["reasons"] == {"not_found": 1}
+
+
+def start(police, file, *more):
+    arguments = [
+        sys.executable,
+        "-c",
+        "from anwen.cli.main import main; main()",
+        "--vault",
+        str(police),
+        "import",
+        "person",
+    ]
+    return subprocess.Popen(
+        [*arguments, str(file), *IMPORT, "--batch", "32", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def progress(file, parts=2):
+    """How many rows the interrupted import has noted."""
+    folder, done = ImportFolder(file.with_name(file.name + ".rejects")), 0
+    for part in range(parts):
+        try:
+            done += folder.load(part).counts["read"]
+        except (OSError, ValueError):
+            return 0
+    return done
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_import_goes_on_and_stores_each_person_once(here, police, tmp_path, kill):
+    base = {signal.SIGINT: 2000, signal.SIGTERM: 2600, signal.SIGKILL: 3200}[kill]
+    numbers = range(base, base + 600)
+    file = write_csv(tmp_path / "p.csv", people(numbers))
+    running = start(police, file)
+    until = time.monotonic() + 60
+    while progress(file) < 64 and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    running.send_signal(kill)
+    _, err = running.communicate(timeout=60)
+    if kill != signal.SIGKILL:
+        assert running.returncode == 130, err
+        assert "--resume" in err
+    else:
+        wait_for_workers(file)
+    again = here("import", "person", file, *IMPORT)
+    assert (again.code, "--resume" in again.err) == (REQUEST, True)  # it says so, and asks to decide
+    done = here("import", "person", file, "--resume", *IMPORT)
+    assert done.code == OK, done.err
+    totals = done.rows[0]
+    assert totals["read"] == totals["stored"] + totals["already"] == 600
+    assert totals["rejected"] == 0
+    assert totals["already"] <= (2 * 2 * 32 if kill == signal.SIGKILL else 0)
+    assert stored(here, numbers) == (600, 1)
+    assert not (tmp_path / "p.csv.rejects.import").exists()
+
+
+def wait_for_workers(file):
+    """Workers notice that their parent is gone, and end; the lock is the parent's, so nothing else waits for them."""
+    until, last = time.monotonic() + 30, -1
+    while time.monotonic() < until:
+        now = progress(file)
+        if now == last:
+            return
+        last = now
+        time.sleep(0.5)
+
+
+def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_path, monkeypatch):
+    from anwen.client.vault import AsyncVault
+
+    numbers = range(4000, 4200)
+    file = write_csv(tmp_path / "p.csv", people(numbers))
+    real, calls = AsyncVault.put_many, []
+
+    async def put_many(self, collection, rows):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise BudgetError("write: 100 of 100", retry_after_s=1200)
+        return await real(self, collection, rows)
+
+    monkeypatch.setattr(AsyncVault, "put_many", put_many)
+    rejects = tmp_path / "p.csv.rejects"
+    jobs = one_part(here, file, rejects, 32)
+    part = import_part.PartImport(jobs, lambda told: None, lambda: False)
+    assert import_part.run_part(part)["code"] == "budget"
+    noted = ImportFolder(rejects).load(0)
+    assert noted.counts["stored"] == 64
+    assert noted.stored == [(97, 128)]  # the batch behind the refused one was stored, and is not sent again
+    done = here("import", "person", file, "--resume", *IMPORT)
+    assert (done.rows[0]["stored"], done.rows[0]["already"], done.rows[0]["rejected"]) == (200, 0, 0), done.err
+    assert stored(here, numbers) == (200, 1)
+
+
+def one_part(here, file, rejects, batch):
+    """Plan an import in one part, as the command does, and return its job."""
+    from anwen.cli import import_state, importing
+    from anwen.cli.import_state import Plan
+    from anwen.files import FileFormat
+    from anwen.vault_folder import VaultFolder
+
+    policy = VaultFolder(here.vault).policy()
+    size, head = import_state.fingerprint(file)
+    plan = Plan(str(file), size, head, policy.vault.hex(), "person", "importer", "intake", FileFormat.CSV, {}, batch)
+    kept = ImportFolder(rejects)
+    with kept.lock():
+        plan = importing._plan(kept, plan, policy, 1, resume=False, restart=False)
+    return import_part.Job(here.vault, "importer", plan, 0, rejects)
+
+
+def test_another_file_does_not_continue_an_import(here, tmp_path):
+    file = write_csv(tmp_path / "p.csv", people(range(4300, 4310)))
+    one_part(here, file, tmp_path / "p.csv.rejects", 5)
+    write_csv(file, people(range(4300, 4312)))
+    refused = here("import", "person", file, "--resume", *IMPORT)
+    assert (refused.code, "another file" in refused.err) == (REQUEST, True)
+    assert here("import", "person", file, "--restart", *IMPORT).rows[0]["stored"] == 12
+
+
+def test_two_imports_of_one_file_exclude_each_other(here, tmp_path):
+    file = write_csv(tmp_path / "p.csv", people(range(4320, 4325)))
+    with ImportFolder(tmp_path / "p.csv.rejects").lock():
+        done = here("import", "person", file, *IMPORT)
+    assert (done.code, "is running" in done.err) == (REQUEST, True)
+
+
+def test_a_part_state_survives_writing(tmp_path):
+    folder = ImportFolder(tmp_path / "r")
+    folder.path.mkdir()
+    state = PartState(Span(10, 90, 3, 4), asked=7, stored=[(5, 6)], rejects_bytes=12)
+    folder.save(0, state)
+    assert folder.load(0) == state
+
+
+def test_numbers_as_ranges():
+    assert ranges([]) == []
+    assert ranges([1, 2, 3, 7, 9, 10]) == [(1, 3), (7, 7), (9, 10)]
+
+
+def test_the_process_of_a_part_that_dies_is_reported(here, police, tmp_path):
+    file = write_csv(tmp_path / "p.csv", people(range(4400, 4900)))
+    running = start(police, file)
+    until = time.monotonic() + 60
+    while progress(file) < 32 and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    children = [int(p) for p in children_of(running.pid)]
+    os.kill(children[-1], signal.SIGKILL)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 5, err
+    assert "ended by itself" in err
+    assert here("import", "person", file, "--resume", *IMPORT).code == OK
+    assert stored(here, range(4400, 4900)) == (500, 1)
+
+
+def children_of(pid):
+    """Workers of an import: children that are no resource tracker."""
+    from pathlib import Path
+
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]

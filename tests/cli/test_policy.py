@@ -1,0 +1,91 @@
+"""`anwen policy`: mistakes with their lines, signatures up to the quorum, versions that keepers take."""
+
+import re
+
+import pytest
+from tests.e2e.conftest import running
+
+from anwen.cli.failures import OK, REQUEST
+from anwen.vault_folder import VaultFolder
+
+
+@pytest.fixture
+def vault(anwen, tmp_path):
+    """A fresh vault that does not run."""
+    folder = tmp_path / "v"
+    assert anwen("init", folder, vault=tmp_path).code == OK
+    return folder
+
+
+def edit(vault, pattern, new):
+    text, count = re.subn(pattern, new, (vault / "vault.toml").read_text(), count=1)
+    assert count
+    (vault / "vault.toml").write_text(text)
+
+
+def test_init_tells_what_next_and_what_one_machine_means(anwen, tmp_path):
+    done = anwen("init", tmp_path / "v", "--template", "commerce", vault=tmp_path)
+    assert "anwen up" in done.out
+    assert "single_machine" in done.err
+    again = anwen("init", tmp_path / "v", vault=tmp_path)
+    assert (again.code, "not empty" in again.err) == (REQUEST, True)
+
+
+def test_check_names_lines_and_finds_bad_indexes(anwen, vault):
+    assert anwen("policy", "check", vault=vault).code == OK
+    edit(vault, "retention_days = 7300", "retention_days = 'long'")
+    done = anwen("policy", "check", vault=vault)
+    assert done.code == REQUEST
+    assert re.search(r"vault\.toml:\d+: collections\.person\.retention_days", done.err)
+
+
+def test_check_refuses_an_index_on_a_field_of_few_values(anwen, vault):
+    edit(vault, r"sex = \{ id = 4,", 'sex = { id = 4, index = "exact",')
+    done = anwen("policy", "check", "--json", vault=vault)
+    assert done.code == REQUEST
+    assert any(r.get("level") == "error" and "sex" in r["where"] for r in done.rows)
+
+
+def test_officers_sign_up_to_the_quorum_and_edits_in_between_drop_signatures(anwen, vault):
+    def sign(n, *more, stdin=""):
+        key = vault / "officers" / f"officer{n}.key"
+        return anwen("policy", "sign", "--officer", key, *more, vault=vault, stdin=stdin)
+
+    assert sign(1, "--yes").code == REQUEST  # the file is the version that is signed already
+    assert anwen("policy", "next", "--renew", vault=vault).code == OK
+    edit(vault, r"per_hour = 200, per_day = 1_000", "per_hour = 250, per_day = 1_000")
+    no = sign(1, stdin="n\n")
+    assert (no.code, "LOOSENS" in no.err, "250" in no.err) == (130, True, True)
+    assert not (vault / "vault.toml.signatures.json").exists()
+    first = sign(1, stdin="y\n")
+    assert (first.code, "2 different persons are needed" in first.err) == (OK, True)
+    assert sign(1, "--yes").code == OK  # one person twice is one person
+    assert not (vault / "policy" / "0002.json").exists()
+    edit(vault, r"per_hour = 250, per_day = 1_000", "per_hour = 240, per_day = 1_000")
+    second = sign(2, "--yes")
+    assert "officer1 signed: those signatures are dropped" in second.err
+    assert not (vault / "policy" / "0002.json").exists()
+    third = sign(3, "--yes", "--json")
+    assert third.rows == [{"version": 2, "signed_by": ["officer2", "officer3"], "complete": True}]
+    assert VaultFolder(vault).policy().version == 2
+    assert not (vault / "vault.toml.signatures.json").exists()
+    stranger = anwen("policy", "sign", "--officer", vault / "principals" / "dpo.key", "--yes", vault=vault)
+    assert stranger.code == REQUEST
+
+
+def test_publish_gives_keepers_and_nodes_what_they_lack(anwen, vault):
+    with running(VaultFolder(vault)):
+        for _ in range(2):
+            anwen("policy", "next", vault=vault)
+            for n in (1, 2):
+                key = vault / "officers" / f"officer{n}.key"
+                anwen("policy", "sign", "--officer", key, "--yes", vault=vault)
+        warned = anwen("doctor", vault=vault)
+        assert "anwen policy publish" in warned.out
+        done = anwen("policy", "publish", "--json", vault=vault)
+        assert done.code == OK, done.rows
+        assert {r["to"]: r["accepted"] for r in done.rows} == dict.fromkeys(
+            ["keeper a", "keeper b", "keeper c", "node a"], True
+        )
+        assert "anwen policy publish" not in anwen("doctor", vault=vault).out
+        assert anwen("policy", "publish", vault=vault).code == OK  # again: nothing is missing
