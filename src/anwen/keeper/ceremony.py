@@ -66,6 +66,38 @@ class Ceremony:
 
     # --- what a coordinator asks -----------------------------------------------------------------------------------
 
+    def answer(
+        self,
+        policy: Policy,
+        step: str,
+        body: bytes,
+        current: Callable[[str], int],
+        opened: Mapping[tuple[str, int], bytes],
+    ) -> str | KeyFile:
+        """Return the statement that answers one step; for "open" the keys that may be opened now.
+
+        Args:
+            current: gives the number of a series that is in use, 0 for none. opened: transcripts by series and number.
+        """
+        lists = {"announce": "abandons", "reveal": "announces", "confirm": "reveals", "open": "confirms"}
+        extra = {"state": (), "abandon": ("transcript",)}.get(step, (lists.get(step, ""),))
+        request = statement.read_request(body, "series", "number", *extra)
+        series, number = _series_of(request)
+        if step == "state":
+            return self.state(series, number, opened.get((series, number)))
+        if step == "abandon":
+            return self.abandon(series, number, str(request["transcript"]))
+        texts = request[extra[0]]
+        if not isinstance(texts, list):
+            raise MalformedError(f"ceremony_{step}: expected a list of statements")
+        if step == "announce":
+            return self.announce(policy, series, number, texts, current=current(series))
+        if step == "reveal":
+            return self.reveal(policy, series, number, texts)
+        if step == "confirm":
+            return self.confirm(policy, series, number, texts)
+        return self.check_open(policy, series, number, texts)
+
     def state(self, series: str, number: int, opened: bytes | None) -> str:
         """Return what this keeper holds, with its confirmation if it has keys."""
         prepared = files.read_keys(self._folder, series, number)
@@ -261,9 +293,8 @@ def _public_key(keeper: str, text: object) -> MLKEM768X25519PublicKey:
         raise ProofError(f"keeper {keeper}: announced no HPKE key") from None
 
 
-def check_series(series: object, number: object) -> tuple[str, int]:
-    """Return series and number of a request. Raises MalformedError."""
-    if series not in SERIES or type(number) is not int or not 1 <= number < 2**32:
+def _series_of(request: Mapping[str, object]) -> tuple[str, int]:
+    series, number = request["series"], request["number"]
+    if not isinstance(series, str) or series not in SERIES or type(number) is not int or not 1 <= number < 2**32:
         raise MalformedError(f"expected a series of {SERIES} and a number from 1")
-    assert isinstance(series, str)
     return series, number

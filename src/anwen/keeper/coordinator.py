@@ -17,7 +17,7 @@ from anwen.net.connection import Pool
 
 PeerCall = Callable[[str, bytes], Awaitable[bytes]]
 """Takes a peer operation and its body; returns the keeper's answer or raises AnwenError."""
-PEER_TIMEOUT_S = 10.0
+PEER_TIMEOUT_S = 5.0
 
 
 def peer_calls(policy: Policy) -> dict[str, PeerCall]:

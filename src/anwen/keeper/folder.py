@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from anwen.errors import ConflictError, MalformedError, PolicyError, StorageError
@@ -99,17 +98,10 @@ def read_private(path: Path) -> bytes:
 def read_identity(folder: Path) -> Identity:
     """Return the keeper that lives in `folder`. Raises MalformedError, PolicyError or StorageError."""
     secret = read_private(folder / "identity.key")
-    for name in ("tls.key",):
-        if (folder / name).exists():
-            read_private(folder / name)
+    if (folder / "tls.key").exists():
+        read_private(folder / "tls.key")
     try:
-        if len(secret) == 32:
-            key = Ed25519PrivateKey.from_private_bytes(secret)
-        else:
-            loaded = serialization.load_pem_private_key(secret, None)
-            if not isinstance(loaded, Ed25519PrivateKey):
-                raise MalformedError("identity.key: not an Ed25519 key")
-            key = loaded
+        key = Ed25519PrivateKey.from_private_bytes(secret)
         about = _read_json(folder / "keeper.json", {"id"})
         root = _read_json(folder / "root.json", {"vault", "root"})
         return Identity(about["id"], bytes.fromhex(root["vault"]), bytes.fromhex(root["root"]), key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from anwen.keeper.side import MonthKeys
 from anwen.policy import purposes
 
 MAX_ENTRIES = 4096
+_FAR_S = 2**37
 _SEEING = frozenset({"put", "open", "verify", "delete"})
 
 
@@ -56,7 +58,8 @@ def _find(ask: Ask, entries: Log, months: MonthKeys) -> list[bytes]:
     subject, since_s = ask.message.opaque("subject"), ask.message.number("since_s")
     found: list[bytes] = []
     pseudonyms: dict[str, bytes | None] = {}
-    for frame in entries.frames(0):
+    first_day = dt.datetime.fromtimestamp(min(since_s, _FAR_S), dt.UTC).date().isoformat()
+    for frame in entries.frames(0, first_day):
         month = frame.day[:7]
         if month not in pseudonyms:
             pseudonyms[month] = months.pseudonyms(month, subject)

@@ -18,16 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from anwen.crypto import grants, prf
-from anwen.crypto.prf import PrfKey
+from anwen.crypto import grants
 from anwen.errors import (
     AnwenError,
     ClockError,
     GrantError,
-    MalformedError,
     OverloadedError,
     PolicyError,
     RollbackError,
@@ -36,12 +31,13 @@ from anwen.errors import (
 )
 from anwen.formats import answer, policy_chain, wire
 from anwen.keeper import folder as files
-from anwen.keeper import reading, requests, statement
-from anwen.keeper.ceremony import Ceremony, check_series
+from anwen.keeper import reading, requests
+from anwen.keeper.ceremony import Ceremony
 from anwen.keeper.coordinator import PeerCall
-from anwen.keeper.folder import Disk, Identity
+from anwen.keeper.folder import Disk, Identity, KeyFile
 from anwen.keeper.log import LASTING, Log
 from anwen.keeper.requests import Ask, Work
+from anwen.keeper.shares import Held, Shares, evaluate
 from anwen.keeper.side import Block, Kind, MonthKeys, encode
 from anwen.keeper.state import COUNTERS, Charges, State
 from anwen.keeper.witness import Witness, Witnessed
@@ -75,7 +71,7 @@ class Keeper:
         self._ceremony = Ceremony(identity, folder, disk, random)
         self._witness = Witness(identity, folder / "seen", disk, clock)
         self.witnessed = Witnessed(identity, self.log, peers, clock)
-        self._keys: dict[tuple[str, int], tuple[PrfKey, ...]] = {}
+        self._shares = Shares(folder, self._state)
         self._public_keys = functools.lru_cache(4096)(grants.load_public_key)
         self._audience = grants.keeper_audience(policy.vault, identity.keeper)
         self._stopped: AnwenError | None = UnavailableError(f"keeper {identity.keeper} has not heard from a peer yet")
@@ -112,17 +108,11 @@ class Keeper:
         if self._state.policy_version > self.policy.version:
             raise RollbackError(f"policy {self.policy.version}; the log has {self._state.policy_version}")
         for (series, number), transcript in self._state.opened.items():
-            self._load_keys(series, number, transcript)
+            self._shares.load(series, number, transcript)
         path = self._folder / "log" / "checkpoint"
         if path.exists():
             self.witnessed.note = path.read_text()
             self.witnessed.check(self.witnessed.note)
-
-    def _load_keys(self, series: str, number: int, transcript: bytes) -> None:
-        keys = files.read_keys(self._folder, series, number)
-        if keys is None or keys.transcript != transcript:
-            raise StorageError(f"keys/{series}-{number}.keys is lost, or not what the log opened")
-        self._keys[series, number] = tuple(PrfKey(secret) for secret in keys.secrets.values())
 
     async def start(self) -> None:
         """Ask the peers what they have seen of this log, then serve.
@@ -162,16 +152,15 @@ class Keeper:
             return await self._take_policy(grant, body)
         if self._waiting >= MAX_WAITING:
             raise OverloadedError("too many requests are waiting", retry_after_s=1)
-        now_s = self._now()
-        granted = self._authenticate(grant, hashlib.sha256(body).digest(), now_s)
+        granted = self._authenticate(grant, hashlib.sha256(body).digest())
         if op == "state":
             wire.decode(body, "state")
-            return self._answer(op, granted, Work(), self.log.size, now_s)
+            return self._answer(op, granted, Work(), self.log.size, self._now_ms())
         self._waiting += 1
         try:
-            return await self._serve(op, granted, body, now_s)
+            return await self._serve(op, granted, body)
         except AnwenError as error:
-            self._log_refusal(op, granted, error, now_s)
+            self._log_refusal(op, granted, error)
             raise
         finally:
             self._waiting -= 1
@@ -182,9 +171,9 @@ class Keeper:
         if self.log.failed:
             raise StorageError("the log cannot be written; nothing is answered any more")
 
-    def _now(self) -> float:
+    def _now_ms(self) -> int:
         """Return the time, never before the last own entry."""
-        return max(self._clock(), self._state.last_ms / 1000)
+        return max(int(self._clock() * 1000), self._state.last_ms)
 
     def _clock_fault(self) -> str | None:
         behind = self._state.last_ms / 1000 - self._clock()
@@ -193,7 +182,7 @@ class Keeper:
         offset = self.witnessed.clock_offset_s
         return f"{abs(offset):.0f} s from its peers'" if abs(offset) > CLOCK_TOLERANCE_S else None
 
-    def _authenticate(self, token: str, request: bytes, now_s: float) -> grants.Grant:
+    def _authenticate(self, token: str, request: bytes) -> grants.Grant:
         """Return the claims of a valid grant; cheap checks first (THREATS.md K20)."""
         parts = grants.parse(token)
         principal = self.policy.principals.get(parts[0].issuer)
@@ -201,7 +190,7 @@ class Keeper:
             raise GrantError(grants.WORDING)
         fault = self._clock_fault()
         if fault is None:
-            grants.check(parts[0], self._audience, now_s, request)
+            grants.check(parts[0], self._audience, self._now_ms() / 1000, request)
         grants.verify(parts, self._public_keys(principal.public_key))
         if fault is not None:  # said to principals alone, and instead of calling their grants expired
             raise ClockError(f"keeper {self.identity.keeper}: its clock is {fault}")
@@ -209,43 +198,34 @@ class Keeper:
             raise GrantError(grants.WORDING)
         return parts[0]
 
-    async def _serve(self, op: str, grant: grants.Grant, body: bytes, now_s: float) -> bytes:
+    async def _serve(self, op: str, grant: grants.Grant, body: bytes) -> bytes:
         if op not in requests.CHECKS and op not in reading.CHECKS:
             raise GrantError(grants.WORDING)
-        ask = Ask(op, grant, body, wire.decode(body, op), self.policy, self._state, now_s)
+        t_ms = self._now_ms()
+        ask = Ask(op, grant, body, wire.decode(body, op), self.policy, self._state, t_ms / 1000)
         work = (requests.CHECKS.get(op) or reading.CHECKS[op])(ask)
-        self._check_keys(work)
-        index = self._charge_and_append(ask, work)
+        keys = self._shares.held(work)
+        index = self._charge_and_append(ask, work, t_ms)
         await self.log.commit(index)
         # The entry is durable, and nothing was evaluated before this line: a crash costs budget at most.
         if op in reading.CHECKS:
             fresh = op == "log" and ask.message.number("start") == 0
             note = await self.cosign_now() if fresh else self.witnessed.note or self.witnessed.sign()
             return await reading.read(ask, self.log, self._months, note)
-        return self._answer(op, grant, work, index, now_s)
+        return self._answer(op, grant, work, index, t_ms, keys)
 
-    def _check_keys(self, work: Work) -> None:
-        for series, _ in work.inputs:
-            if (series, self._state.number(series)) not in self._keys:
-                raise UnavailableError(f"keeper {self.identity.keeper}: no ceremony of series {series} was held yet")
-
-    def _charge_and_append(self, ask: Ask, work: Work) -> int:
+    def _charge_and_append(self, ask: Ask, work: Work, t_ms: int) -> int:
         """Charge the budgets and append the entry: one step, nothing runs in between."""
-        grant, month = ask.grant, _day(_ms(ask.now_s))[:7]
+        grant, month = ask.grant, _day(t_ms)[:7]
         self._months.ensure(month)
         blocks = [*self._charge_blocks(work, month), *work.blocks]
         self._state.ledger.reserve(grant.issuer, work.charges, ask.now_s)
+        root = work.root.hex() if work.root != requests.NO_ROOT else ""
         about = {
-            "iss": grant.issuer,
-            "purpose": grant.purpose,
-            **work.about,
-            "jti": grant.jti.hex(),
-            "exp": grant.expires_s,
-            "req": grant.request.hex(),
-            "root": work.root.hex() if work.root != requests.NO_ROOT else "",
-            "policy": self.policy.version,
-        }
-        return self._append(ask.op, about, blocks, now_s=ask.now_s)
+            "iss": grant.issuer, "purpose": grant.purpose, **work.about, "jti": grant.jti.hex(),
+            "exp": grant.expires_s, "req": grant.request.hex(), "root": root, "policy": self.policy.version,
+        }  # fmt: skip
+        return self._append(ask.op, about, blocks, t_ms=t_ms)
 
     def _charge_blocks(self, work: Work, month: str) -> list[Block]:
         """Return what the ledger is rebuilt from: each charge, subjects as pseudonyms."""
@@ -261,65 +241,40 @@ class Keeper:
                 blocks.append(Block.of(kind, collection, pseudonyms))
         return blocks
 
-    def _append(self, op: str, about: Mapping[str, object], blocks: list[Block], *, now_s: float | None = None) -> int:
+    def _append(self, op: str, about: Mapping[str, object], blocks: list[Block], *, t_ms: int | None = None) -> int:
         """Append an entry and take it into the state."""
         side = encode(self._random(16), blocks)
-        t = _ms(self._now() if now_s is None else now_s)
-        entry: dict[str, Any] = {"t": max(t, self._state.last_ms), "op": op, **about}
-        entry["lasting"] = self._state.lasting + (op in LASTING)
-        entry["side"] = hashlib.sha256(side).hexdigest()
+        t_ms = self._now_ms() if t_ms is None else t_ms
+        lasting = self._state.lasting + (op in LASTING)
+        entry = {"t": t_ms, "op": op, **about, "lasting": lasting, "side": hashlib.sha256(side).hexdigest()}
         encoded = json.dumps(entry, separators=(",", ":")).encode()
-        index = self.log.append(_day(entry["t"]), encoded, side, lasting=op in LASTING)
+        index = self.log.append(_day(t_ms), encoded, side, lasting=op in LASTING)
         self._state.remember(entry, blocks)
         self.grown.set()
         return index
 
-    def _log_refusal(self, op: str, grant: grants.Grant, error: AnwenError, now_s: float) -> None:
+    def _log_refusal(self, op: str, grant: grants.Grant, error: AnwenError) -> None:
         """Log that a valid grant was refused; not waited for, and so many a second at most."""
+        t_ms = self._now_ms()
         second, count = self._refusals
-        count = count + 1 if second == int(now_s) else 1
-        self._refusals = (int(now_s), count)
+        count = count + 1 if second == t_ms // 1000 else 1
+        self._refusals = (t_ms // 1000, count)
         if self.log.failed or count > _REFUSALS_LOGGED_PER_S:
             return
         about = {"of": op, "code": error.code, "iss": grant.issuer, "purpose": grant.purpose}
         about |= {"jti": grant.jti.hex(), "req": grant.request.hex()}
-        self._append("refused", about, [], now_s=now_s)
+        self._append("refused", about, [])
 
-    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, now_s: float) -> bytes:
-        components = self._evaluate(work)
+    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, t_ms: int, keys: Held = ()) -> bytes:
+        components = evaluate(keys, work)
         header = answer.Header(
-            vault=self.policy.vault,
-            keeper=self.identity.keeper,
-            op=op,
-            issuer=answer.issuer_hash(grant.issuer),
-            request=grant.request,
-            root=work.root,
-            components=answer.column_hashes(components),
-            policy_version=self.policy.version,
-            epoch=self._state.number("record"),
-            generation=self._state.number("index"),
-            time_ms=_ms(now_s),
-            entry=index,
-            rows=components.shape[1],
-            columns=components.shape[0],
-        )
+            vault=self.policy.vault, keeper=self.identity.keeper, op=op, issuer=answer.issuer_hash(grant.issuer),
+            request=grant.request, root=work.root, components=answer.column_hashes(components),
+            policy_version=self.policy.version, epoch=self._state.number("record"),
+            generation=self._state.number("index"), time_ms=t_ms, entry=index,
+            rows=components.shape[1], columns=components.shape[0],
+        )  # fmt: skip
         return answer.encode_answer(header, self.identity.key, work.nonce_base, components)
-
-    def _evaluate(self, work: Work) -> npt.NDArray[np.uint8]:
-        """Return the components, shape (columns, rows, 32); for `verify` only their hashes."""
-        keys = [self._keys[series, self._state.number(series)] for series, _ in work.inputs]
-        rows = sum(len(inputs) for _, inputs in work.inputs)
-        components = np.empty((len(keys[0]) if keys else 0, rows, answer.COMPONENT_BYTES), np.uint8)
-        for column in range(len(components)):
-            start = 0
-            for held, (_, inputs) in zip(keys, work.inputs, strict=True):
-                components[column, start : start + len(inputs)] = prf.evaluate(held[column], inputs)
-                start += len(inputs)
-        if work.only_hashes:
-            rows_of_all = components.reshape(-1, answer.COMPONENT_BYTES)
-            hashed = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows_of_all)
-            return np.frombuffer(hashed, np.uint8).reshape(components.shape)
-        return components
 
     async def _take_policy(self, grant: str, body: bytes) -> bytes:
         """Take the next policy version, which a quorum of officers signed."""
@@ -329,7 +284,7 @@ class Keeper:
         except PolicyError:
             if not grant:  # one refusal for all who show nothing
                 raise GrantError(grants.WORDING) from None
-            self._authenticate(grant, hashlib.sha256(body).digest(), self._now())
+            self._authenticate(grant, hashlib.sha256(body).digest())
             raise
         try:
             files.write_policy(self._folder, policy.version, body, self._disk)
@@ -341,7 +296,7 @@ class Keeper:
         index = self._append("policy", {"policy": policy.version}, [])
         await self.log.commit(index)
         nobody = grants.Grant("", self._audience, 0, b"", "", hashlib.sha256(body).digest())
-        return self._answer("policy", nobody, Work(), index, self._now())
+        return self._answer("policy", nobody, Work(), index, self._now_ms())
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
@@ -357,41 +312,22 @@ class Keeper:
             return self._witness.cosign(self.policy, body)
         if op == "last_seen":
             return self._witness.last_seen(self.policy, body)
+        state, step = self._state, op.removeprefix("ceremony_")
         try:
-            return (await self._hold_ceremony(op.removeprefix("ceremony_"), body)).encode()
+            said = self._ceremony.answer(self.policy, step, body, state.number, state.opened)
         except OSError as error:
             raise StorageError("the keys cannot be kept") from error
+        return (said if isinstance(said, str) else await self._open_keys(said)).encode()
 
-    async def _hold_ceremony(self, step: str, body: bytes) -> str:
-        lists = {"announce": "abandons", "reveal": "announces", "confirm": "reveals", "open": "confirms"}
-        extra = {"state": (), "abandon": ("transcript",)}.get(step, (lists.get(step, ""),))
-        request = statement.read_request(body, "series", "number", *extra)
-        series, number = check_series(request["series"], request["number"])
-        if step == "state":
-            return self._ceremony.state(series, number, self._state.opened.get((series, number)))
-        if step == "abandon":
-            return self._ceremony.abandon(series, number, str(request["transcript"]))
-        texts = request[extra[0]]
-        if not isinstance(texts, list):
-            raise MalformedError(f"ceremony_{step}: expected a list of statements")
-        if step == "announce":
-            current = self._state.number(series)
-            return self._ceremony.announce(self.policy, series, number, texts, current=current)
-        if step == "reveal":
-            return self._ceremony.reveal(self.policy, series, number, texts)
-        if step == "confirm":
-            return self._ceremony.confirm(self.policy, series, number, texts)
-        return await self._open_keys(series, number, texts)
-
-    async def _open_keys(self, series: str, number: int, confirms: list[object]) -> str:
-        """Bring keys into use: logged, and by that for good."""
-        keys = self._ceremony.check_open(self.policy, series, number, confirms)
+    async def _open_keys(self, keys: KeyFile) -> str:
+        """Bring keys into use that all keepers confirmed: logged, and by that for good."""
+        series, number = keys.series, keys.number
         if (series, number) not in self._state.opened:
             about = {"series": series, "number": number, "transcript": keys.transcript.hex()}
             index = self._append("ceremony", about, [])
             await self.log.commit(index)
             # A crash before this line: confirmed, not open, and opened by the next run. After: open.
-        self._load_keys(series, number, keys.transcript)
+        self._shares.load(series, number, keys.transcript)
         return self._ceremony.state(series, number, keys.transcript)
 
     async def cosign_now(self) -> str:
@@ -419,10 +355,6 @@ def _check_names(policy: Policy, identity: Identity) -> None:
 
 def _each(charges: Charges) -> list[tuple[Any, tuple[int, Any]]]:
     return [(counter, part) for counter, parts in charges.items() for part in parts.items()]
-
-
-def _ms(now_s: float) -> int:
-    return int(now_s * 1000)
 
 
 @functools.lru_cache(2)

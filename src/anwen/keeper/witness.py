@@ -6,6 +6,8 @@ Every answer carries the peer's time, from which a keeper learns that its own cl
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -145,30 +147,32 @@ class Witnessed:
         """
         text = statement.sign(self._identity, "last_seen")
         body = json.dumps({"keeper": self._identity.keeper, "statement": text}).encode()
-        answered = [await self._ask(peer, "last_seen", body) for peer in self.peers]
+        answered = await asyncio.gather(*(self._ask(peer, "last_seen", body) for peer in self.peers))
         if self.peers and not any(answered):
             raise QuorumError(f"keeper {self._identity.keeper}: none of its peers {sorted(self.peers)} answers")
 
     async def cosign(self, policy: Policy) -> str:
         """Return a checkpoint of all that is durable now with the cosignatures of all peers that answer."""
-        note = signed = self.sign()
-        size = self._log.size
-        witnesses = {checkpoint.log_origin(policy.vault, k.id): k.identity for k in policy.keepers.values()}
-        for peer in self.peers:
-            for _ in range(2):  # the second time with the size that the peer named
-                old = self._sizes.get(peer, 0)
-                proof = merkle.consistency_proof(self._log.leaves.subtree, old, size)
-                request = {"keeper": self._identity.keeper, "note": signed, "old": old}
-                body = json.dumps(request | {"proof": [node.hex() for node in proof]}).encode()
-                answer = await self._ask(peer, "cosign", body)
-                if answer is None or answer["cosignature"] or self._sizes.get(peer, 0) > size:
-                    break
-            if answer and answer["cosignature"]:
-                fuller = f"{note}{answer['cosignature']}"
-                if checkpoint.log_origin(policy.vault, peer) in checkpoint.cosignatures(fuller, witnesses):
-                    note = fuller
-        self.note = note
-        return note
+        size, note = self._log.size, self.sign()
+        lines = await asyncio.gather(*(self._cosignature(policy, peer, note, size) for peer in self.peers))
+        self.note = note + "".join(lines)
+        return self.note
+
+    async def _cosignature(self, policy: Policy, peer: str, note: str, size: int) -> str:
+        """Return a peer's cosignature line, "" if it gives none that verifies."""
+        name, identity = checkpoint.log_origin(policy.vault, peer), policy.keepers[peer].identity
+        for _ in range(2):  # the second time from the size that the peer named
+            old = self._sizes.get(peer, 0)
+            proof = [node.hex() for node in merkle.consistency_proof(self._log.leaves.subtree, old, size)]
+            request = {"keeper": self._identity.keeper, "note": note, "old": old, "proof": proof}
+            answer = await self._ask(peer, "cosign", json.dumps(request).encode())
+            line = str(answer["cosignature"]) if answer else ""
+            with contextlib.suppress(MalformedError):
+                if line and name in checkpoint.cosignatures(note + line, {name: identity}):
+                    return line
+            if answer is None or not old != self._sizes.get(peer, 0) <= size:
+                break
+        return ""
 
     async def _ask(self, peer: str, op: str, body: bytes) -> dict[str, Any] | None:
         """Return a peer's answer, None when it gives none. Only what we signed ourselves counts against us."""

@@ -1,0 +1,62 @@
+"""The keys in use: the one place where shares meet inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anwen.crypto import prf
+from anwen.crypto.prf import PrfKey
+from anwen.errors import StorageError, UnavailableError
+from anwen.formats.answer import COMPONENT_BYTES
+from anwen.keeper import folder as files
+from anwen.keeper.requests import Work
+from anwen.keeper.state import State
+
+Held = Sequence[tuple[PrfKey, ...]]
+"""For each part of a request the keys of its series, in the order of the answer's component columns."""
+
+
+class Shares:
+    """Keys of all opened series."""
+
+    def __init__(self, folder: Path, state: State) -> None:
+        self._folder, self._state = folder, state
+        self._keys: dict[tuple[str, int], tuple[PrfKey, ...]] = {}
+
+    def load(self, series: str, number: int, transcript: bytes) -> None:
+        """Bring a series' keys into use. Raises StorageError unless they are those that the log opened."""
+        keys = files.read_keys(self._folder, series, number)
+        if keys is None or keys.transcript != transcript:
+            raise StorageError(f"keys/{series}-{number}.keys is lost, or not what the log opened")
+        self._keys[series, number] = tuple(PrfKey(secret) for secret in keys.secrets.values())
+
+    def held(self, work: Work) -> Held:
+        """Return the keys for each part of a request. Raises UnavailableError before a series' first ceremony."""
+        for series, _ in work.inputs:
+            if (series, self._state.number(series)) not in self._keys:
+                raise UnavailableError(f"no ceremony of series {series} was held yet")
+        return [self._keys[series, self._state.number(series)] for series, _ in work.inputs]
+
+
+def evaluate(keys: Held, work: Work) -> npt.NDArray[np.uint8]:
+    """Return the components, shape (columns, rows, 32); for `verify` only their hashes.
+
+    Called once the request's entry is durable.
+    """
+    rows = sum(len(inputs) for _, inputs in work.inputs)
+    components = np.empty((len(keys[0]) if keys else 0, rows, COMPONENT_BYTES), np.uint8)
+    for column in range(len(components)):
+        start = 0
+        for held, (_, inputs) in zip(keys, work.inputs, strict=True):
+            components[column, start : start + len(inputs)] = prf.evaluate(held[column], inputs)
+            start += len(inputs)
+    if work.only_hashes:
+        rows_of_all = components.reshape(-1, COMPONENT_BYTES)
+        hashed = b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows_of_all)
+        return np.frombuffer(hashed, np.uint8).reshape(components.shape)
+    return components
