@@ -45,6 +45,10 @@ class _Caller:
         """Return the classes of a collection whose cells this purpose may have."""
         return frozenset(c for owner, c in self.purpose.open if owner == collection)
 
+    def meets(self) -> frozenset[int]:
+        """Return the collections of whose records this purpose may learn at all."""
+        return frozenset(owner for owner, _ in self.purpose.open | self.purpose.search)
+
 
 class Node:
     """Serves one store under the newest policy it was given."""
@@ -137,7 +141,8 @@ class Node:
 
     async def _get(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_get")
-        _check_reads(caller)
+        if not caller.meets():
+            raise _refused("the purpose neither opens nor searches")
         rows = await self._store.get(await self._current_epoch(), _ids(message.tables["records"]["record"]), ())
         return self._rows(caller, message, [], rows)
 
@@ -155,7 +160,7 @@ class Node:
     async def _list(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_list")
         collection, limit = message.number("collection"), message.number("limit")
-        if not caller.opens(collection) and all(c != collection for c, _ in caller.purpose.search):
+        if collection not in caller.meets():
             raise _refused("the purpose neither opens nor searches the collection")
         if not 1 <= limit <= MAX_RECORDS:
             raise TooLargeError(f"limit of {limit} records, expected 1 to {MAX_RECORDS}")
@@ -173,15 +178,12 @@ class Node:
     def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Iterable[StoredRow]) -> bytes:
         """Return rows with those cells alone that were asked for and that the purpose opens."""
         asked = frozenset(message.tables["classes"]["class"].tolist())
-        allowed: dict[int, frozenset[int]] = {}
+        allowed = {c: caller.opens(c) & asked if asked else caller.opens(c) for c in caller.meets()}
         given: list[tuple[StoredRow, bytes, bytes]] = []
         for row in rows:
-            if row.collection not in allowed:
-                opens = caller.opens(row.collection)
-                allowed[row.collection] = opens & asked if asked else opens
-            classes = allowed[row.collection]
             # also a row without cells: whose the record is, and its version, are what a search or an update needs
-            given.append((row, trim_cells(row.sealed, classes), trim_wraps(row.wraps, classes)))
+            if (classes := allowed.get(row.collection)) is not None:
+                given.append((row, trim_cells(row.sealed, classes), trim_wraps(row.wraps, classes)))
         return encode_rows(self._random(wire.SALT_BYTES), hits, given)
 
     async def _current_epoch(self) -> int:
@@ -213,11 +215,6 @@ def _refused(cause: str) -> GrantError:
     error = GrantError(grants.WORDING)
     error.add_note(cause)
     return error
-
-
-def _check_reads(caller: _Caller) -> None:
-    if not caller.purpose.open:
-        raise _refused("the purpose opens nothing")
 
 
 def _ids(column: wire.Array) -> list[bytes]:
