@@ -103,9 +103,13 @@ class Collection:
         tail = ".masked" if class_id & RENDITION else ""
         return next((c.name + tail for c in self.classes if c.id == class_id & ~RENDITION), None)
 
+    @cached_property
+    def _by_class(self) -> dict[str, tuple[Field, ...]]:
+        return {c.name: tuple(f for f in self.fields if f.class_name == c.name) for c in self.classes}
+
     def fields_of(self, class_name: str) -> tuple[Field, ...]:
         """Return the fields of one class, in the order of the policy."""
-        return tuple(f for f in self.fields if f.class_name == class_name)
+        return self._by_class[class_name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anwen.crypto import blind_index, envelope
@@ -21,6 +22,8 @@ PrehashKeys = Mapping[tuple[int, int], bytes]
 """Token keys by (collection id, field id)."""
 
 Values = dict[str, object]
+
+_INDEXED = struct.Struct(">HH32s")  # an entry of `_index`: field, normaliser version, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +65,28 @@ class Cell:
     wrap: bytes
 
 
-def canonical_values(collection: Collection, values: Mapping[str, object], classes: Iterable[str]) -> Values:
+def canonical_values(collection: Collection, values: Mapping[str, object], classes: Sequence[str]) -> Values:
     """Return the normalised values of the fields of `classes`.
 
     Raises:
         MalformedError: an unknown field, one of another class, a missing required one, or one that does not
             follow its type; names the field, never the value.
     """
-    wanted = [f for name in classes for f in collection.fields_of(name)]
-    unknown = sorted(set(values) - {f.name for f in wanted})
-    if unknown:
-        raise MalformedError(f"{collection.name}: unknown field {', '.join(unknown)}")
     out: Values = {}
-    for f in wanted:
-        value = normalise.normalise(f, values.get(f.name))
-        if value is not None:
-            out[f.name] = value
+    known = 0
+    for class_name in classes:
+        for f in collection.fields_of(class_name):
+            known += f.name in values
+            value = normalise.normalise(f, values.get(f.name))
+            if value is not None:
+                out[f.name] = value
+    if known != len(values):
+        names = {f.name for name in classes for f in collection.fields_of(name)}
+        raise MalformedError(f"{collection.name}: unknown field {', '.join(sorted(set(values) - names))}")
     return out
 
 
-def tokens_of(collection: Collection, values: Values, classes: Iterable[str], keys: PrehashKeys) -> tuple[Token, ...]:
+def tokens_of(collection: Collection, values: Values, classes: Sequence[str], keys: PrehashKeys) -> tuple[Token, ...]:
     """Return the tokens of the indexed fields among canonical values."""
     tokens = []
     for name in classes:
@@ -99,18 +104,24 @@ def bodies_of(
     """Return what each cell of a row will hold, by class id: classes, renditions and `_index`."""
     bodies: dict[int, bytes] = {}
     for name in classes:
-        fields = [f for f in collection.fields_of(name) if f.name in values]
+        full, masked = {}, {}
+        for f in collection.fields_of(name):
+            if f.name in values:
+                full[str(f.id)] = values[f.name]
+                if f.mask is not None:
+                    masked[str(f.id)] = normalise.mask(f, values[f.name])
         class_id = collection.class_named[name].id
-        bodies[class_id] = _dump({str(f.id): values[f.name] for f in fields})
-        masked = {str(f.id): normalise.mask(f, values[f.name]) for f in fields if f.mask is not None}
+        bodies[class_id] = _dump(full)
         bodies[class_id | RENDITION] = _dump(masked)
-    index = [[t.field.id, normalise.NORMALISER_VERSION, t.value.hex()] for t in tokens]
-    bodies[INDEX_CLASS] = _dump(index)
+    bodies[INDEX_CLASS] = b"".join(_INDEXED.pack(t.field.id, normalise.NORMALISER_VERSION, t.value) for t in tokens)
     return dict(sorted(bodies.items()))
 
 
+_dump_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _dump(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _dump_text(value).encode()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -148,11 +159,11 @@ def open_cell(vault: bytes, cell: Cell, value: bytes) -> Values:
     context = envelope.context(vault, cell.collection.id, cell.class_id, cell.version, cell.subject, cell.record)
     body = envelope.open_envelope(dek, context, cell.envelope)
     try:
+        if cell.class_id == INDEX_CLASS:
+            return {"_index": list(_INDEXED.iter_unpack(body))}
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, struct.error) as error:
         raise OpenError from error
-    if cell.class_id == INDEX_CLASS:
-        return {"_index": content}
     return _named(cell, content)
 
 

@@ -158,16 +158,17 @@ class _Batch:
         self.keys = [value.tobytes() for value in values[self.cells :]]
 
     def node_tables(self, starts: Sequence[int]) -> dict[str, wire.Table]:
-        """Return what the node sees. The n-th posting of a value in this put may choose among 8 + n slots."""
+        """Return what the node sees. The n-th posting of a value in this put may choose among 7 + n slots."""
         earlier: Counter[int] = Counter()
         counts, labels, macs = [], [], []
         total = Counter(query_row for _, query_row, _ in self.postings)
-        most = {i: 1 if q.unique else min(CANDIDATES + total[i], MOST_CANDIDATES) for i, q in enumerate(self.queries)}
+        more = CANDIDATES - 1
+        most = {i: 1 if q.unique else min(more + total[i], MOST_CANDIDATES) for i, q in enumerate(self.queries)}
         label_of = {i: blind_index.labels(self.keys[i], starts[i], count) for i, count in most.items()}
         for row, i, _ in self.postings:
             plain = self.rows[row].plain
             earlier[i] += 1
-            chosen = label_of[i][: CANDIDATES + earlier[i]]
+            chosen = label_of[i][: more + earlier[i]]
             counts.append(len(chosen))
             labels += chosen
             macs.append(blind_index.posting_mac(self.keys[i], plain.record, plain.subject))
