@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-import vault_texts
 from node_rig import (
     CONTACT,
     CONTACT_CLASSES,
@@ -29,6 +28,7 @@ from node_rig import (
     stack,
 )
 
+import vault_texts
 from anwen.crypto import grants
 from anwen.errors import (
     AnwenError,

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from anwen.errors import AnwenError, GrantError, PolicyError, StorageError
+from anwen.errors import AnwenError, GrantError, MalformedError, PolicyError, StorageError
 from anwen.formats import policy_chain
 from anwen.model import NodeInfo, Policy
 from anwen.net import tls
@@ -48,13 +48,13 @@ def load(folder: Path) -> tuple[NodeInfo, Policy, Path]:
     try:
         about, root = json.loads((folder / "node.json").read_bytes()), json.loads((folder / "root.json").read_bytes())
         documents = [p.read_bytes() for p in sorted((folder / "policy").glob("[0-9][0-9][0-9][0-9].json"))]
-        certificate = (folder / "tls.crt").read_bytes()
+        tls_pin = tls.pin_of_pem((folder / "tls.crt").read_bytes())
         name, store, pin = str(about["id"]), folder / str(about["store"]), bytes.fromhex(root["root"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, MalformedError) as error:
         raise PolicyError(f"{folder}: node.json, root.json, policy or tls.crt ({type(error).__name__})") from error
     policy = policy_chain.verify_chain(documents, pin)
     info = policy.nodes.get(name)
-    if info is None or info.tls_pin != tls.pin_of_pem(certificate):
+    if info is None or info.tls_pin != tls_pin:
         raise PolicyError(f"node {name}: policy {policy.version} does not name it, or names another key")
     if policy.engine != "sqlite":
         raise PolicyError(f"engine {policy.engine}: this node has sqlite alone")
