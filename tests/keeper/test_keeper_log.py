@@ -37,7 +37,7 @@ async def filled(path, count=10, day=DAY, disk=None):
 
 
 def last_file(path):
-    return sorted(path.glob("*-*.log"))[-1]
+    return max(path.glob("*-*.log"))
 
 
 def indexes(log):
@@ -128,7 +128,7 @@ async def test_damage_before_the_tail_stops_the_start_and_names_the_place(tmp_pa
 async def test_damage_in_an_older_day_is_found_when_it_is_read(tmp_path):
     await (await filled(tmp_path, 5)).close()
     await (await filled(tmp_path, 5, "2024-05-09")).close()
-    older = sorted(tmp_path.glob("*-*.log"))[0]
+    older = min(tmp_path.glob("*-*.log"))
     data = bytearray(older.read_bytes())
     data[-1] ^= 1
     older.write_bytes(data)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Processes(Rig):
     """The rig's folders, each served by a process of its own."""
 
     def __init__(self, folder):
-        super().__init__(folder, clock=Clock(__import__("time").time()))
+        super().__init__(folder, clock=Clock(time.time()))
         keepers = {}
         for i in self.ids:
             key, certificate = make_certificate(f"keeper-{i}")
@@ -59,7 +60,7 @@ class Processes(Rig):
         return process
 
     async def ask(self, op, body, keepers=None, **kw):
-        self.clock.now_s = __import__("time").time()
+        self.clock.now_s = time.time()
         kw.setdefault("jti", os.urandom(16))
         chosen = keepers or self.ids
         found = await asyncio.gather(
@@ -90,8 +91,6 @@ async def up(vault):
 
 
 def today(people):
-    import time
-
     people.collected_s = int(time.time()) // 86400 * 86400
     return people
 
@@ -191,12 +190,11 @@ async def test_a_key_that_others_may_read_stops_the_process(vault, name):
 async def test_the_process_cannot_dump_core_and_is_small(vault):
     await up(vault)
     process = vault.running["a"]
-    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    limits = Path(f"/proc/{process.pid}/limits").read_text()  # noqa: ASYNC240
     assert limits.split("Max core file size")[1].split()[:2] == ["0", "0"]
-    status = Path(f"/proc/{process.pid}/status").read_text()
+    status = Path(f"/proc/{process.pid}/status").read_text()  # noqa: ASYNC240
     rss_kb = int(status.split("VmRSS:")[1].split()[0])
     assert rss_kb < 80 * 1024, f"{rss_kb} kB at rest"
-    print(f"keeper at rest: {rss_kb / 1024:.0f} MB")
 
 
 async def test_an_unexpected_error_shows_nothing_but_its_class(vault, tmp_path):

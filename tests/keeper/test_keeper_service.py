@@ -100,8 +100,8 @@ async def test_state_and_prehash(rig):
 
 async def test_before_the_ceremony_there_is_nothing_to_ask(tmp_path):
     rig = await Rig(tmp_path).start(ceremonies=())
+    fields = {"collection": np.array([PERSON]), "field": np.array([PHONE])}
     with pytest.raises(UnavailableError):
-        fields = {"collection": np.array([PERSON]), "field": np.array([PHONE])}
         await rig.ask("prehash", wire.encode("prehash", bytes(16), {}, {"fields": fields}))
     await rig.close()
 

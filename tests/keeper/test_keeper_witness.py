@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from keeper_rig import START_S, VAULT, Clock, Crash, CutDisk, Disk, People, Rig
+from keeper_rig import START_S, VAULT, Clock, Crash, CutDisk, Disk, People, Rig, plain
 
 from anwen.errors import (
     ClockError,
@@ -93,7 +93,7 @@ async def test_its_own_checkpoint_shows_a_cut_log(rig):
     keeper = rig.keepers["a"]
     offset = keeper.log.read(keeper.log.size - 1, 1)[0].offset
     await keeper.close()
-    path = sorted((rig.path("a") / "log").glob("*-*.log"))[-1]
+    path = max((rig.path("a") / "log").glob("*-*.log"))
     path.write_bytes(path.read_bytes()[:offset])
     with pytest.raises(RollbackError):
         rig.open("a")
@@ -233,8 +233,8 @@ async def test_last_seen_is_told_to_the_keeper_alone(rig):
     from anwen.keeper import statement
 
     theirs = statement.sign(rig.keepers["c"].identity, "last_seen")
+    body = json.dumps({"keeper": "a", "statement": theirs}).encode()
     with pytest.raises(ProofError):
-        body = json.dumps({"keeper": "a", "statement": theirs}).encode()
         await rig.keepers["b"].handle_peer("last_seen", body)
 
 
@@ -272,7 +272,7 @@ async def test_one_peer_with_a_wrong_clock_stops_nobody_else(tmp_path):
     await rig.start(ceremonies=())
     for i in "ab":
         await rig.keepers[i].witnessed.ask_peers()
-        await rig.ask("state", __import__("keeper_rig").plain("state"), [i])
+        await rig.ask("state", plain("state"), [i])
     await rig.close()
 
 

@@ -155,7 +155,7 @@ class Keeper:
         granted = self._authenticate(grant, hashlib.sha256(body).digest())
         if op == "state":
             wire.decode(body, "state")
-            return self._answer(op, granted, Work(), self.log.size, self._now_ms())
+            return self._answer(op, granted, Work(), self.log.size, t_ms=self._now_ms())
         self._waiting += 1
         try:
             return await self._serve(op, granted, body)
@@ -212,7 +212,7 @@ class Keeper:
             fresh = op == "log" and ask.message.number("start") == 0
             note = await self.cosign_now() if fresh else self.witnessed.note or self.witnessed.sign()
             return await reading.read(ask, self.log, self._months, note)
-        return self._answer(op, grant, work, index, t_ms, keys)
+        return self._answer(op, grant, work, index, t_ms=t_ms, keys=keys)
 
     def _charge_and_append(self, ask: Ask, work: Work, t_ms: int) -> int:
         """Charge the budgets and append the entry: one step, nothing runs in between."""
@@ -265,7 +265,7 @@ class Keeper:
         about |= {"jti": grant.jti.hex(), "req": grant.request.hex()}
         self._append("refused", about, [])
 
-    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, t_ms: int, keys: Held = ()) -> bytes:
+    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, *, t_ms: int, keys: Held = ()) -> bytes:
         components = evaluate(keys, work)
         header = answer.Header(
             vault=self.policy.vault, keeper=self.identity.keeper, op=op, issuer=answer.issuer_hash(grant.issuer),
@@ -296,7 +296,7 @@ class Keeper:
         index = self._append("policy", {"policy": policy.version}, [])
         await self.log.commit(index)
         nobody = grants.Grant("", self._audience, 0, b"", "", hashlib.sha256(body).digest())
-        return self._answer("policy", nobody, Work(), index, self._now_ms())
+        return self._answer("policy", nobody, Work(), index, t_ms=self._now_ms())
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
