@@ -164,13 +164,13 @@ def test_audit_tells_who_has_seen_a_person_and_that_the_logs_are_whole(anwen, im
     (row,) = anwen("find", "person", f"phone={phone}", *CLERK, "overview", "--json").rows
     anwen("open", row["record"], "--classes", "identity", *CLERK, "casework")
     seen = anwen("audit", "subject", row["subject"], "--as", "dpo", "--json").rows
-    opens = [s for s in seen if s["operation"] == "open"]
+    opens = [s for s in seen if s["principal"] == "case_worker"]
     assert [(s["principal"], s["purpose"]) for s in opens] == [("case_worker", "overview"), ("case_worker", "casework")]
     assert opens[1]["classes"] == ["person.identity"]
     by_number = anwen(
         "audit", "subject", "--stdin", "--as", "dpo", "--json", stdin=f"id_number={imported[20]['id_number']}"
     )
-    assert [s for s in by_number.rows if s["operation"] == "open"] == opens
+    assert [s for s in by_number.rows if s["principal"] == "case_worker"] == opens
     verified = anwen("audit", "verify", "--as", "dpo", "--json")
     assert (verified.code, [v["ok"] for v in verified.rows]) == (OK, [True] * 3)
     last = anwen("audit", "log", "--last", "3", "--keeper", "b", "--as", "dpo", "--json").rows

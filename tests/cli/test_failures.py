@@ -18,6 +18,16 @@ from anwen.errors import (
 )
 
 CANARY = "canary-13800138000"
+TASK = """
+import asyncio, gc
+async def fails(): int(V)
+async def forgets():
+    task = asyncio.create_task(fails())
+    await asyncio.sleep(0.01)
+    del task
+asyncio.run(forgets())
+gc.collect()
+"""
 
 
 def test_every_code_has_a_hint_and_no_hint_is_without_code():
@@ -62,8 +72,7 @@ def test_an_unexpected_error_shows_class_and_place_and_no_value(raised, monkeypa
     [
         "raise ValueError(V)",
         "import threading; t = threading.Thread(target=lambda: int(V)); t.start(); t.join()",
-        "import asyncio, gc\nasync def f(): int(V)\nasync def g():\n t = asyncio.create_task(f())\n"
-         " await asyncio.sleep(0.01)\n del t\nasyncio.run(g())\ngc.collect()",
+        TASK,
         "class C:\n def __del__(self): int(V)\nc = C(); del c",
         "import logging; logging.getLogger('somewhere').error('told', exc_info=ValueError(V))",
     ],

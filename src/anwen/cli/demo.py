@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.table import Table
 from anwen import supervisor
 from anwen.cli import failures, main
 from anwen.cli.demo_folder import demo_folder
-from anwen.cli.demo_search import Needles, files_below, search
+from anwen.cli.demo_search import SHORTEST, Needles, files_below, search
 from anwen.cli.demo_thief import rob
 from anwen.client.sync import Loop
 from anwen.errors import AnwenError, IntegrityError, UnavailableError
@@ -160,8 +161,8 @@ def fill(demo: Demo) -> None:
 
 def look(demo: Demo) -> str:
     """Find a person by phone, masked; open the identity for a stated purpose; return the subject."""
-    known = _rows(demo.path / "incidents.csv", 1)[0]["person_id_number"]
-    person = next(r for r in _each(demo.path / "persons.csv") if r["id_number"] == known)
+    known = Counted(row["person_id_number"] for row in _each(demo.path / "incidents.csv"))
+    person = next(r for r in _each(demo.path / "persons.csv") if known[r["id_number"]] == 3 and r["phone"])
     demo.step("Find a person by phone number; the value comes from standard input and is in no history")
     as_clerk = ("--as", CLERK, "--purpose")
     pair = f"phone={person['phone']}"
@@ -209,9 +210,9 @@ def audit(demo: Demo, subject: str) -> None:
 
 def dig(demo: Demo) -> None:
     """Look for known plaintext in all files of the vault."""
-    step = max(1, demo.people // (KNOWN_VALUES // 4))
-    people = list(itertools.islice(_each(demo.path / "persons.csv"), 0, None, step))[: KNOWN_VALUES // 4]
-    values = [row[name] for row in people for name in ("id_number", "phone", "address", "email")]
+    people = itertools.islice(_each(demo.path / "persons.csv"), 0, None, demo.people // KNOWN_VALUES)
+    known = (row[name] for row in people for name in ("id_number", "phone", "address", "email"))
+    values = list(itertools.islice((value for value in known if len(value) >= SHORTEST), KNOWN_VALUES))
     needles = Needles(values)
     demo.step(f"Search every file of the vault for {len(values)} known values, in {needles.forms:,} spellings")
     before = time.monotonic()
@@ -233,10 +234,6 @@ def dig(demo: Demo) -> None:
 def _each(path: Path) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)
-
-
-def _rows(path: Path, count: int) -> list[dict[str, str]]:
-    return list(itertools.islice(_each(path), count))
 
 
 def summary(demo: Demo) -> None:

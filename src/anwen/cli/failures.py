@@ -25,11 +25,11 @@ STOPPED = 130
 _EXIT = ((RequestError, REQUEST), (DeniedError, DENIED), (UnavailableError, UNAVAILABLE), (IntegrityError, INTEGRITY))
 
 HINTS = {
-    "error": "`anwen doctor` shows the state of the vault",
+    "error": "this is a fault in Anwen; please report the line above, it holds no data",
     "request": "change the request; `anwen COMMAND --help` shows what it takes",
     "malformed": "correct the value or the file; `anwen policy show` lists collections, fields and their types",
     "too_large": "ask for less at once: a smaller --batch, or fewer ids",
-    "policy": "`anwen policy check` explains the vault file, `anwen doctor` finds expiry, missing signatures and file modes",
+    "policy": "`anwen policy check` explains the vault file, `anwen doctor` finds expiry and file modes",
     "conflict": "somebody holds this value, version or name already: read it again, then decide",
     "not_found": "check the spelling; `anwen policy show` lists what there is",
     "denied": "ask the officers for the right, or use the principal and purpose that have it (--as, --purpose)",

@@ -8,6 +8,7 @@ Pure.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import struct
@@ -29,10 +30,15 @@ def _ascending(class_ids: Iterable[int]) -> bool:
     return all(0 <= i < 2**16 for i in ids) and all(a < b for a, b in itertools.pairwise(ids))
 
 
-def _order(class_ids: Sequence[int], *columns: Sequence[object]) -> list[int]:
-    """Return the positions in ascending class order. Raises MalformedError for classes twice and uneven columns."""
-    order = sorted(range(len(class_ids)), key=class_ids.__getitem__)
-    if any(len(column) != len(class_ids) for column in columns) or not _ascending(class_ids[at] for at in order):
+@functools.lru_cache(1024)
+def _order(class_ids: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """Return the positions in ascending class order; rows of a put mostly have the same classes.
+
+    Raises:
+        MalformedError: classes twice, or not as many entries.
+    """
+    order = tuple(sorted(range(len(class_ids)), key=class_ids.__getitem__))
+    if entries != len(class_ids) or not _ascending(class_ids[at] for at in order):
         raise MalformedError(f"row: expected one entry for each of different classes, got {list(class_ids)}")
     return order
 
@@ -43,8 +49,8 @@ def join_cells(class_ids: Sequence[int], envelopes: Sequence[bytes]) -> bytes:
     Raises:
         MalformedError: a class twice, or as many envelopes as classes are missing.
     """
-    order = _order(class_ids, envelopes)
-    return b"".join(_CELL.pack(class_ids[at], len(envelopes[at])) + envelopes[at] for at in order)
+    order = _order(tuple(class_ids), len(envelopes))
+    return b"".join([_CELL.pack(class_ids[at], len(envelopes[at])) + envelopes[at] for at in order])
 
 
 def split_cells(blob: bytes) -> dict[int, bytes]:
@@ -72,12 +78,13 @@ def join_wraps(base: bytes, class_ids: Sequence[int], rows: Sequence[int], wraps
     Raises:
         MalformedError: a class twice, sizes or counts that do not fit.
     """
-    order = _order(class_ids, rows, wraps)
-    if len(base) != NONCE_BASE_BYTES or any(len(wrap) != WRAP_BYTES for wrap in wraps):
+    order = _order(tuple(class_ids), len(wraps))
+    if len(base) != NONCE_BASE_BYTES or not set(map(len, wraps)) <= {WRAP_BYTES} or len(rows) != len(wraps):
         raise MalformedError(f"wraps: expected a base of {NONCE_BASE_BYTES} and wraps of {WRAP_BYTES} bytes")
-    if any(not 0 <= row < 2**32 for row in rows):
-        raise MalformedError("wraps: a row number takes 4 bytes")
-    return base + b"".join(_WRAP.pack(class_ids[at], rows[at], wraps[at]) for at in order)
+    try:
+        return base + b"".join([_WRAP.pack(class_ids[at], rows[at], wraps[at]) for at in order])
+    except struct.error as error:
+        raise MalformedError("wraps: a row number takes 4 bytes") from error
 
 
 def split_wraps(blob: bytes) -> dict[int, tuple[bytes, bytes]]:
@@ -96,10 +103,10 @@ def row_tag(class_ids: Sequence[int], commitments: Sequence[bytes]) -> bytes:
     Raises:
         MalformedError: a class twice, or a commitment that is not 32 bytes.
     """
-    order = _order(class_ids, commitments)
-    if any(len(c) != COMMITMENT_BYTES for c in commitments):
+    order = _order(tuple(class_ids), len(commitments))
+    if not set(map(len, commitments)) <= {COMMITMENT_BYTES}:
         raise MalformedError(f"row tag: expected commitments of {COMMITMENT_BYTES} bytes")
-    covered = b"".join(class_ids[at].to_bytes(2) + commitments[at] for at in order)
+    covered = b"".join([class_ids[at].to_bytes(2) + commitments[at] for at in order])
     return hashlib.sha256(covered).digest()[:TAG_BYTES]
 
 

@@ -1,35 +1,31 @@
-"""Strict reading of one table of a policy, from TOML or JSON: every mistake is collected, none is passed over.
+"""What one table of a policy may hold, as data: read strictly from TOML or JSON, and written, by the same schema.
 
-Pure: no I/O.
+Every mistake is collected, none is passed over. Pure: no I/O.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Generic, TypeVar
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from anwen.formats.toml_lines import Path
+from anwen.formats.toml_lines import Path, dotted
 
-T = TypeVar("T")
-NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_NUMBER = 2**40 - 1
 """Largest number in a policy: times fill five bytes, and every JSON reader has such a number exactly."""
-SERVER_ID_CHARACTERS = 16
-"""The header of a keeper's answer has room for so many (docs/spec/answer.md)."""
-BLANK_NUMBER = -1
+BLANKS = (-1, "", b"")
+"""What stands for a value that is wrong until all mistakes are known."""
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([1-9][0-9]{0,4})")
-_SCHEME = re.compile(r"[a-z][a-z_]{0,15}(?:\.[a-z][a-z0-9_]{0,31})?")
 _SHOWN = 60
+_REQUIRED: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +37,14 @@ class Mistake:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
-    """What a key may hold. `convert` raises ValueError; `blank` stands in until all mistakes are known."""
+class Kind:
+    """What a value may be: `decode` and `encode` hold between its form in a file, which `fits`, and in the model."""
 
     expected: str
-    convert: Callable[[object], T]
-    blank: T
+    fits: Callable[[Any], bool]
+    decode: Callable[[Any], Any] = lambda value: value
+    encode: Callable[[Any], Any] = lambda value: value
+    blank: Any = ""
 
 
 def show(value: object) -> str:
@@ -57,138 +55,86 @@ def show(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def as_text(value: object) -> str:
-    """Return `value` if it is text that looks as it is: no control, invisible, private or unassigned characters."""
+def _looks_as_it_is(value: object) -> bool:
+    """Return whether `value` is text without control, invisible, private or unassigned characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= 400 or value != value.strip():
-        raise ValueError
-    if any(unicodedata.category(c).startswith("C") or c in "\u2028\u2029" for c in value):
-        raise ValueError
-    return value
+        return False
+    return not any(unicodedata.category(c).startswith("C") or c in "\u2028\u2029" for c in value)
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _server_id(value: object) -> str:
-    name = _name(value)
-    if len(name) > SERVER_ID_CHARACTERS:
-        raise ValueError
-    return name
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError  # noqa: TRY004 - one wording for every cause
-    return value
-
-
-def _scheme(value: object) -> str:
-    if not isinstance(value, str) or not _SCHEME.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _address(value: object) -> str:
+def _is_address(value: object) -> bool:
     match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if match is None or int(match.group(1)) > 65535:
-        raise ValueError
-    return match.group()
+    return match is not None and int(match[1]) <= 65535
 
 
-def _p256_key(value: object) -> bytes:
+def _is_p256_key(value: object) -> bool:
     if not isinstance(value, str):
-        raise ValueError  # noqa: TRY004
+        return False
     try:
-        der = base64.b64decode(value, validate=True)
-        key = load_der_public_key(der)
-    except (binascii.Error, UnsupportedAlgorithm, TypeError) as error:
-        raise ValueError from error
+        key = load_der_public_key(base64.b64decode(value, validate=True))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError  # noqa: TRY004
+        return False
     # one key, one spelling: otherwise one key could be two officers
-    one_form = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if one_form != der or base64.b64encode(one_form).decode() != value:
-        raise ValueError
-    return der
+    return base64.b64encode(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode() == value
 
 
-def _midnight(value: object) -> int:
-    if not isinstance(value, date) or isinstance(value, datetime):
-        raise ValueError  # noqa: TRY004
+def _midnight(value: date) -> int:
     return int(datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp())
 
 
-def whole(low: int, high: int = MAX_NUMBER) -> Kind[int]:
+def matching(expected: str, pattern: str) -> Kind:
+    """Return the kind of text of one form."""
+    return Kind(expected, lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None)
+
+
+def whole(low: int, high: int = MAX_NUMBER) -> Kind:
     """Return the kind of whole numbers from `low` to `high`."""
-
-    def convert(value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Kind(f"a whole number from {low} to {high}", convert, BLANK_NUMBER)
+    return Kind(f"a whole number from {low} to {high}", lambda v: type(v) is int and low <= v <= high, blank=-1)
 
 
-def choice(*words: str) -> Kind[str]:
+def choice(*words: str) -> Kind:
     """Return the kind of one of a few words."""
-
-    def convert(value: object) -> str:
-        if value not in words or not isinstance(value, str):
-            raise ValueError
-        return value
-
-    return Kind("one of " + ", ".join(f'"{w}"' for w in words), convert, "")
+    return Kind("one of " + ", ".join(f'"{w}"' for w in words), lambda v: isinstance(v, str) and v in words)
 
 
-def hexadecimal(size: int) -> Kind[bytes]:
+def hexadecimal(size: int) -> Kind:
     """Return the kind of `size` bytes in lower-case hexadecimal."""
-
-    def convert(value: object) -> bytes:
-        if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]*", value) or len(value) != 2 * size:
-            raise ValueError
-        return bytes.fromhex(value)
-
-    return Kind(f"{2 * size} lower-case hexadecimal digits", convert, b"")
+    digits = matching(f"{2 * size} lower-case hexadecimal digits", f"[0-9a-f]{{{2 * size}}}")
+    return Kind(digits.expected, digits.fits, bytes.fromhex, bytes.hex, b"")
 
 
-def texts(of: Kind[str]) -> Kind[tuple[str, ...]]:
-    """Return the kind of lists without duplicates."""
-
-    def convert(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list) or not 1 <= len(value) <= 1000:
-            raise ValueError
-        found = tuple(of.convert(v) for v in value)
-        if len(set(found)) != len(found):
-            raise ValueError
-        return found
-
-    return Kind(f"a list without duplicates, each {of.expected}", convert, ())
+def _are_texts(value: object) -> bool:
+    if not isinstance(value, list) or not 1 <= len(value) <= 1000:
+        return False
+    return all(map(_looks_as_it_is, value)) and len(set(value)) == len(value)
 
 
-TEXT = Kind("text of 1 to 400 visible characters", as_text, "")
-NAMED = Kind("a name of a-z, 0-9 and _, a letter first, at most 63 characters", _name, "")
-SERVER_ID = Kind(
-    f"a name of a-z, 0-9 and _, a letter first, at most {SERVER_ID_CHARACTERS} characters (the zone's if left out)",
-    _server_id,
-    "",
+TEXT = Kind("text of 1 to 400 visible characters", _looks_as_it_is)
+OPTIONAL_TEXT = Kind(TEXT.expected, TEXT.fits, encode=lambda text: text or None)
+TEXTS = Kind(f"a list without duplicates, each {TEXT.expected}", _are_texts, tuple, list, ())
+NAMED = matching("a name of a-z, 0-9 and _, a letter first, at most 63 characters", "[a-z][a-z0-9_]{0,62}")
+FLAG = Kind("true or false", lambda v: isinstance(v, bool), blank=False)
+ADDRESS = Kind('"host:port"', _is_address)
+P256_KEY = Kind(
+    "a P-256 public key: base64 of its DER SubjectPublicKeyInfo",
+    _is_p256_key,
+    base64.b64decode,
+    lambda der: base64.b64encode(der).decode(),
+    b"",
 )
-FLAG = Kind("true or false", _flag, False)
-SCHEME = Kind('a module of python-stdnum, such as "cn.ric"', _scheme, "")
-ADDRESS = Kind('"host:port"', _address, "")
-P256_KEY = Kind("a P-256 public key: base64 of its DER SubjectPublicKeyInfo", _p256_key, b"")
-MIDNIGHT = Kind("a date such as 2030-01-31", _midnight, 0)
+MIDNIGHT = Kind(
+    "a date such as 2030-01-31", lambda v: isinstance(v, date) and not isinstance(v, datetime), _midnight, blank=0
+)
 
 
 class Table:
-    """One table while it is read. What nobody asked for is a mistake at `finish`."""
+    """One table while it is read."""
 
     def __init__(self, value: object, path: Path, mistakes: list[Mistake]) -> None:
         self.path, self.mistakes = path, mistakes
-        self.given = value if isinstance(value, Mapping) else {}
-        self.known: list[str] = []
+        self.given: Mapping[Any, Any] = value if isinstance(value, Mapping) else {}
         if not isinstance(value, Mapping):
             self.mistake((), f"expected a table, got {show(value)}")
 
@@ -196,67 +142,122 @@ class Table:
         """Note a mistake at `path`, counted from this table."""
         self.mistakes.append(Mistake((*self.path, *path), text))
 
-    def optional(self, key: str, kind: Kind[T]) -> T | None:
-        """Return the value of `key`, None when it is absent."""
-        self.known.append(key)
-        if key not in self.given:
-            return None
-        value = self.given[key]
-        try:
-            return kind.convert(value)
-        except ValueError:
-            self.mistake((key,), f"expected {kind.expected}, got {show(value)}")
-            return kind.blank
+    def inner(self, key: Any) -> Table:
+        """Return the table under `key`, which is there."""
+        return Table(self.given[key], (*self.path, key), self.mistakes)
 
-    def read_or(self, key: str, kind: Kind[T], default: T) -> T:
-        """Return the value of `key`, `default` when it is absent."""
-        value = self.optional(key, kind)
-        return default if value is None else value
+    def read(self, schema: Schema) -> dict[str, Any]:
+        """Return the values by their names in the model; what the schema does not know is a mistake."""
+        for key in self.given:
+            if key not in schema:
+                self.mistake((key,), f"expected one of {', '.join(sorted(schema))}, got an unknown key")
+        return {part.attribute or key: part.read(self, key) for key, part in schema.items()}
 
-    def read(self, key: str, kind: Kind[T]) -> T:
-        """Return the value of `key`, which must be there."""
-        value = self.optional(key, kind)
-        if value is None:
-            self.mistake((key,), f"expected {kind.expected}, got nothing")
-            return kind.blank
-        return value
 
-    def table(self, key: str) -> Table | None:
-        """Return the table under `key`, None when it is absent."""
-        self.known.append(key)
-        return Table(self.given[key], (*self.path, key), self.mistakes) if key in self.given else None
+def write(schema: Schema, value: object) -> dict[str, object]:
+    """Return the table that reads as `value`; every default is written out, what is None is left out."""
+    parts = ((key, part.write(getattr(value, part.attribute or key))) for key, part in schema.items())
+    return {key: part for key, part in parts if part is not None}
 
-    def tables(self, key: str, *, at_least: int = 1) -> Iterator[tuple[str, Table]]:
-        """Yield the named tables under `key`, ascending by name."""
-        around = self.table(key)
-        if around is None or len(around.given) < at_least:
-            if at_least:
-                self.mistake((key,), f"expected a table [{'.'.join(map(str, (*self.path, key)))}.NAME], got none")
-            return
-        for name in sorted(around.given, key=str):
-            if not isinstance(name, str) or not NAME.fullmatch(name):
-                around.mistake((name,), f"expected {NAMED.expected}, got {show(name)}")
-            yield name, Table(around.given[name], (*around.path, name), self.mistakes)
 
-    def references(self, key: str) -> list[tuple[int, str]]:
-        """Return the texts of a list and their places in it; an absent list is empty."""
-        self.known.append(key)
-        value = self.given.get(key, [])
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One value; without a `default` it must be there. In the model it is called `attribute`."""
+
+    kind: Kind
+    attribute: str = ""
+    default: Any = _REQUIRED
+
+    def read(self, table: Table, key: str) -> Any:
+        """Return the value of `key`."""
+        if key in table.given and self.kind.fits(table.given[key]):
+            return self.kind.decode(table.given[key])
+        if key not in table.given and self.default is not _REQUIRED:
+            return self.default
+        got = show(table.given[key]) if key in table.given else "nothing"
+        table.mistake((key,), f"expected {self.kind.expected}, got {got}")
+        return self.kind.blank
+
+    def write(self, value: Any) -> object:
+        """Return the value as a file holds it, None for none."""
+        return None if value is None else self.kind.encode(value)
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """A list of names, each once; absent it is empty. Read as the place of each in the list."""
+
+    attribute: str = ""
+
+    def read(self, table: Table, key: str) -> dict[str, int]:
+        """Return the places of the names under `key`."""
+        value, found = table.given.get(key, []), dict[str, int]()
         if not isinstance(value, list):
-            self.mistake((key,), f"expected a list of names, got {show(value)}")
-            return []
-        found: list[tuple[int, str]] = []
+            table.mistake((key,), f"expected a list of names, got {show(value)}")
+            return found
         for index, item in enumerate(value):
             if not isinstance(item, str):
-                self.mistake((key, index), f"expected a name, got {show(item)}")
-            elif item in (text for _, text in found):
-                self.mistake((key, index), f"expected each name once, got {show(item)} again")
-            else:
-                found.append((index, item))
+                table.mistake((key, index), f"expected a name, got {show(item)}")
+            elif found.setdefault(item, index) != index:
+                table.mistake((key, index), f"expected each name once, got {show(item)} again")
         return found
 
-    def finish(self) -> None:
-        """Note every key that nobody asked for."""
-        for key in self.given:
-            if key not in self.known:
-                self.mistake((key,), f"expected one of {', '.join(sorted(self.known))}, got an unknown key")
+    def write(self, value: Any) -> object:
+        """Return the names, ascending."""
+        return sorted(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """A table of its own; None where it may be absent and is."""
+
+    schema: Schema
+    required: bool = True
+    attribute: str = ""
+
+    def read(self, table: Table, key: str) -> dict[str, Any] | None:
+        """Return the values of the table under `key`; blank ones where it is missing."""
+        if key in table.given:
+            return table.inner(key).read(self.schema)
+        if not self.required:
+            return None
+        table.mistake((key,), f"expected a table [{dotted((*table.path, key))}], got nothing")
+        return Table({}, (), []).read(self.schema)
+
+    def write(self, value: Any) -> object:
+        """Return the table."""
+        return write(self.schema, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Tables by name: each becomes `make(**values)`, with its name as `named`; `gather` takes all of them."""
+
+    schema: Schema
+    make: Callable[..., Any]
+    named: str | None = "name"
+    names: Kind = NAMED
+    required: bool = True
+    gather: Callable[[dict[Any, Any]], Any] = dict
+    attribute: str = ""
+
+    def read(self, table: Table, key: str) -> Any:
+        """Return the tables under `key`, ascending by name."""
+        around = table.inner(key) if key in table.given else Table({}, (), [])
+        if self.required and not around.given:
+            table.mistake((key,), f"expected a table [{dotted((*table.path, key))}.NAME], got none")
+        found = {}
+        for name in sorted(around.given, key=str):
+            if not self.names.fits(name):
+                around.mistake((name,), f"expected {self.names.expected}, got {show(name)}")
+            values = around.inner(name).read(self.schema)
+            found[name] = self.make(**values, **({self.named: name} if self.named else {}))
+        return self.gather(found)
+
+    def write(self, value: Any) -> object:
+        """Return the tables by name."""
+        entries = value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value)
+        return {str(name): write(self.schema, entry) for name, entry in entries}
+
+
+Schema = Mapping[str, Key | References | Single | Tables]
