@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import os
 import signal
 import sys
@@ -18,15 +19,16 @@ from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from anwen import supervisor
-from anwen.cli import failures, main
-from anwen.cli.demo_folder import demo_folder
+from anwen.cli import failures, main, output
+from anwen.cli.audit import moment
+from anwen.cli.demo_folder import demo_folder, stop_leftovers
 from anwen.cli.demo_search import SHORTEST, Needles, files_below, search
 from anwen.cli.demo_thief import rob
 from anwen.client.sync import Loop
@@ -71,34 +73,30 @@ class Demo:
         """Announce a step."""
         click.secho(f"\n[{time.monotonic() - self.started:5.1f} s] {text}", bold=True)
 
-    def run(self, *arguments: str, stdin: str = "") -> str:
-        """Show and run one `anwen` command against the demo's vault; return what it printed. Raises when it fails."""
+    def run(self, *arguments: str) -> None:
+        """Show and run one `anwen` command against the demo's vault. Raises when it fails."""
+        click.secho(f"$ anwen {' '.join(arguments)}", fg="cyan")
+        _check(main.run(["--vault", str(self.vault), *arguments]), arguments[0])
+
+    def ask(self, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
+        """Show and run one command; return the rows it printed as JSON. Raises when it fails."""
         piped = f"echo {stdin} | " if stdin else ""
         click.secho(f"$ {piped}anwen {' '.join(arguments)}", fg="cyan")
         printed = io.StringIO()
-        with contextlib.redirect_stdout(_Both(sys.stdout, printed)), _standard_input(stdin):
-            code = main.run(["--vault", str(self.vault), *arguments])
-        if code == failures.STOPPED:
-            raise KeyboardInterrupt
-        if code:
-            raise UnavailableError(f"`anwen {arguments[0]}` ended with exit code {code}")
-        return printed.getvalue()
+        with contextlib.redirect_stdout(printed), _standard_input(stdin):
+            _check(main.run(["--vault", str(self.vault), *arguments, "--json"]), arguments[0])
+        return [json.loads(line) for line in printed.getvalue().splitlines()]
 
     def note(self, what: str, figure: str, shows: str) -> None:
         """Keep a line for the summary."""
         self.lines.append(Line(what, figure, shows))
 
 
-class _Both(io.StringIO):
-    """Shows what is printed, and keeps it."""
-
-    def __init__(self, shown: object, kept: io.StringIO) -> None:
-        super().__init__()
-        self._shown, self._kept = shown, kept
-
-    def write(self, text: str, /) -> int:
-        self._kept.write(text)
-        return self._shown.write(text)  # type: ignore[attr-defined,no-any-return]
+def _check(code: int, name: str) -> None:
+    if code == failures.STOPPED:
+        raise KeyboardInterrupt
+    if code:
+        raise UnavailableError(f"`anwen {name}` ended with exit code {code}")
 
 
 @contextlib.contextmanager
@@ -123,6 +121,7 @@ def running(demo: Demo) -> Iterator[None]:
             loop.run(processes.stop())
     finally:
         loop.close()
+        stop_leftovers(demo.path)  # those that an interrupted start had begun to start
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -167,15 +166,18 @@ def look(demo: Demo) -> str:
     as_clerk = ("--as", CLERK, "--purpose")
     pair = f"phone={person['phone']}"
     before = time.monotonic()
-    found = demo.run("find", "person", "--stdin", *as_clerk, "overview", stdin=pair).splitlines()
-    demo.note(
-        "find by phone", f"{len(found) - 1} found, {time.monotonic() - before:.2f} s", "masked: the last digits alone"
-    )
+    found = demo.ask("find", "person", "--stdin", *as_clerk, "overview", stdin=pair)
+    seconds = time.monotonic() - before
+    output.records(found, as_json=False)
+    demo.note("find by phone", f"{len(found)} found, {seconds:.2f} s", "masked: the last digits alone")
     demo.step("Open the identity class, for a stated purpose; keepers charge and log it before they answer")
-    record, subject = found[1].split()[:2]
-    demo.run("open", record, "--classes", "identity", *as_clerk, "casework")
-    demo.run("list", subject, "incident", "--open", "report", *as_clerk, "casework")
-    return subject
+    record, subject = found[0]["record"], found[0]["subject"]
+    before = time.monotonic()
+    opened = demo.ask("open", record, "--classes", "identity", *as_clerk, "casework")
+    demo.note("open identity", f"{time.monotonic() - before:.2f} s", "two of three keepers answered")
+    output.records(opened, as_json=False)
+    output.records(demo.ask("list", subject, "incident", "--open", "report", *as_clerk, "casework"), as_json=False)
+    return str(subject)
 
 
 def steal(demo: Demo) -> None:
@@ -200,12 +202,17 @@ def steal(demo: Demo) -> None:
 def audit(demo: Demo, subject: str) -> None:
     """Show who has seen the person; verify the logs."""
     demo.step("Who has seen this person? Asked of all keepers' logs by the data protection officer")
-    seen = demo.run("audit", "subject", subject, "--as", OFFICER).splitlines()
-    demo.note("who has seen", f"{len(seen) - 1} requests", "time, who, why, which classes")
+    seen = demo.ask("audit", "subject", subject, "--as", OFFICER)
+    columns = ("time_ms", "principal", "purpose", "operation", "classes", "keepers")
+    shown = [{**row, "time_ms": moment(row["time_ms"])} for row in seen]
+    output.table(["time (UTC)", *columns[1:]], [[row[c] for c in columns] for row in shown])
+    demo.note("who has seen", f"{len(seen)} requests", "time, who, why, which classes")
     demo.step("Is every log whole? From its first entry to the checkpoint that its peers cosigned")
     time.sleep(1.5)  # keepers cosign each other's newest entries once a second
-    verdicts = demo.run("audit", "verify", "--as", OFFICER).splitlines()
-    demo.note("verify the logs", f"{len(verdicts)} of {len(verdicts)} whole", "Merkle trees, cosigned by peers")
+    verdicts = demo.ask("audit", "verify", "--as", OFFICER)
+    output.table(list(verdicts[0]), [list(v.values()) for v in verdicts])
+    whole = sum(v["ok"] for v in verdicts)
+    demo.note("verify the logs", f"{whole} of {len(verdicts)} whole", "Merkle trees, cosigned by peers")
 
 
 def dig(demo: Demo) -> None:

@@ -24,6 +24,9 @@ from anwen.errors import ConflictError, MalformedError, UnavailableError, from_c
 from anwen.files import FileFormat, detect_format, read_rows, split
 from anwen.model import Policy
 
+TELL_EVERY_S = 5.0
+"""How often progress is told where there is no terminal to draw a bar on."""
+
 
 @dataclass
 class Totals:
@@ -165,10 +168,16 @@ def _run(jobs: Sequence[Job], kept: ImportFolder) -> Totals:
     with bar:
         task = bar.add_task("importing", total=whole, rows="")
 
+        told = [started]
+
         def show() -> None:
             done = sum(p - jobs[i].plan.spans[i].start for i, p in totals.position.items())
             rate = (totals.of("read") - already) / max(time.monotonic() - started, 0.001)
-            bar.update(task, completed=done, rows=f"{totals.of('read'):,} rows, {rate:,.0f}/s")
+            rows = f"{totals.of('read'):,} rows, {rate:,.0f}/s"
+            bar.update(task, completed=done, rows=rows)
+            if bar.disable and time.monotonic() - told[0] > TELL_EVERY_S:
+                told[0] = time.monotonic()
+                output.say(f"importing: {rows}, {100 * done / max(whole, 1):.0f} %")
 
         if len(jobs) == 1 and jobs[0].embedded:
             _here(jobs[0], totals, show)

@@ -1,0 +1,91 @@
+"""`anwen up` and the demo as processes: started, stopped and killed, they leave nothing behind that blocks the next run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from anwen.cli.demo_folder import leftovers
+from anwen.cli.failures import OK, UNAVAILABLE
+from anwen.vault_folder import create
+
+ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
+
+
+@pytest.fixture
+def started(tmp_path):
+    """`anwen up --json` in a process of its own, ready."""
+    folder = create(tmp_path / "v", "police").path.resolve()
+    process = subprocess.Popen(
+        [*ANWEN, "up", str(folder), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.folder = folder
+    process.ready = json.loads(process.stdout.readline())
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_until_it_is_told_to_stop(started, number):
+    assert set(started.ready["addresses"]) == {"keeper a", "keeper b", "keeper c", "node a"}
+    assert len(leftovers(started.folder)) == 4
+    started.send_signal(number)
+    _, said = started.communicate(timeout=30)
+    assert started.returncode == OK
+    assert "single_machine" in said
+    assert leftovers(started.folder) == []
+
+
+def test_when_one_process_ends_all_are_stopped_and_it_says_which(started):
+    os.kill(leftovers(started.folder)[0], signal.SIGKILL)
+    _, said = started.communicate(timeout=30)
+    assert started.returncode == UNAVAILABLE
+    assert "ended by itself" in said
+    assert leftovers(started.folder) == []
+
+
+def demo(folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", "anwen.cli.demo", str(folder), "--people", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def interrupted(folder, number, after):
+    """Run the demo up to the line that begins with `after`, then signal it; return what it said."""
+    process = demo(folder)
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if after in line:
+            time.sleep(0.3)
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, "".join(said) + rest
+
+
+def test_the_demo_works_again_and_again_however_it_was_interrupted(tmp_path):
+    folder = (tmp_path / "demo").resolve()
+    code, _ = interrupted(folder, signal.SIGKILL, "anwen import person")
+    assert code == -signal.SIGKILL
+    code, said = interrupted(folder, signal.SIGINT, "Start: three keepers")
+    assert code == 130, said
+    assert leftovers(folder) == []  # neither its own nor those of the killed run
+    code, said = interrupted(folder, signal.SIGINT, "anwen import person")
+    assert code == 130, said
+    assert leftovers(folder) == []
+    for _ in range(2):
+        process = demo(folder)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == OK, said
+        assert leftovers(folder) == []
+        assert "0 of 100 found" in said
+        assert "100 of 100 found" in said
+        assert "plaintext in the files" in said
