@@ -374,7 +374,9 @@ async def test_no_handle_token_or_grant_lies_in_the_folder(rig):
     await rig.keepers["a"].handle("put", grant, body)
     await rig.ask("open", people.open(bytes(20)))
     await rig.ask("index", people.index())
-    await rig.ask("delete", people.delete())
+    deletion = people.delete()
+    denial = rig.grant(deletion, "a")
+    await rig.keepers["a"].handle("delete", denial, deletion)
     await rig.keepers["a"].cosign_now()
     data = b"\n".join(p.read_bytes() for p in rig.path("a").rglob("*") if p.is_file() and "policy" not in p.parts)
     log = b"\n".join(p.read_bytes() for p in (rig.path("a") / "log").glob("*.log"))
@@ -384,6 +386,8 @@ async def test_no_handle_token_or_grant_lies_in_the_folder(rig):
         assert secret not in data
         assert secret.hex().encode() not in data
     for frame in rig.keepers["a"].log.frames(0):
+        assert (denial.encode() in frame.side) == (b'"op":"delete"' in frame.entry), "a denial carries its grant"
+        assert denial.encode() not in frame.entry
         assert people.record[0].tobytes().hex().encode() not in frame.entry
         assert people.record[0].tobytes() not in frame.entry
 

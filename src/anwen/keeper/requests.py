@@ -36,11 +36,11 @@ Bytes2D = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One authenticated request. `body` is what the grant's `req` covers."""
+    """One authenticated request: what its grant says, the grant itself, and the body that it covers."""
 
     op: str
     grant: Grant
-    body: bytes
+    token: str
     message: wire.Message
     policy: Policy
     state: State
@@ -292,11 +292,12 @@ def delete(ask: Ask) -> Work:
     subjects = _by_collection(records["collection"], records["subject"])
     columns = (records["collection"].tolist(), _values(records["subject"]), _values(records["record"]))
     rows = zip(*columns, records["version"].tolist(), strict=True)
+    token = ask.token.encode()
     denied = b"".join(row[2] + denial_digest(*row) for row in rows)
     return Work(
         charges={Counter.DELETE: subjects},
         about={"classes": {}, "subjects": sum(map(len, subjects.values())), "rows": count},
-        blocks=(Block.of(Kind.DENIED, 0, denied, 32),),
+        blocks=(Block.of(Kind.DENIED, 0, denied, 32), Block.of(Kind.GRANT, 0, token, len(token))),
         root=wire.delete_root(records),
     )
 

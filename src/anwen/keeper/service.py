@@ -158,7 +158,7 @@ class Keeper:
             return self._answer(op, granted, Work(), self.log.size, t_ms=self._now_ms())
         self._waiting += 1
         try:
-            return await self._serve(op, granted, body)
+            return await self._serve(op, granted, grant, body)
         except AnwenError as error:
             self._log_refusal(op, granted, error)
             raise
@@ -198,11 +198,11 @@ class Keeper:
             raise GrantError(grants.WORDING)
         return parts[0]
 
-    async def _serve(self, op: str, grant: grants.Grant, body: bytes) -> bytes:
+    async def _serve(self, op: str, grant: grants.Grant, token: str, body: bytes) -> bytes:
         if op not in requests.CHECKS and op not in reading.CHECKS:
             raise GrantError(grants.WORDING)
         t_ms = self._now_ms()
-        ask = Ask(op, grant, body, wire.decode(body, op), self.policy, self._state, t_ms / 1000)
+        ask = Ask(op, grant, token, wire.decode(body, op), self.policy, self._state, t_ms / 1000)
         work = (requests.CHECKS.get(op) or reading.CHECKS[op])(ask)
         keys = self._shares.held(work)
         index = self._charge_and_append(ask, work, t_ms)
