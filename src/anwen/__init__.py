@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anwen.client.records import Record as Record
-    from anwen.client.sync import Vault as Vault
-    from anwen.client.vault import AsyncVault as AsyncVault
     from anwen.access import connect as connect
     from anwen.access import connect_async as connect_async
     from anwen.access import open as open  # noqa: A004
     from anwen.access import open_async as open_async
+    from anwen.client.records import Record as Record
+    from anwen.client.sync import Vault as Vault
+    from anwen.client.vault import AsyncVault as AsyncVault
     from anwen.vault_folder import create as create
 
 __version__ = "0.1.0"

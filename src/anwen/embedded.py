@@ -10,7 +10,7 @@ import contextlib
 import json
 from typing import IO, Self
 
-from anwen.errors import NotFoundError, UnavailableError
+from anwen.errors import AnwenError, NotFoundError, UnavailableError
 from anwen.keeper.service import Keeper
 from anwen.node.service import Node
 from anwen.store.sqlite import SqliteStore
@@ -26,6 +26,7 @@ class EmbeddedTransport:
         self._keepers: dict[str, Keeper] = {}
         self._nodes: dict[str, Node] = {}
         self._stores: list[SqliteStore] = []
+        self._cosigners: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, folder: VaultFolder) -> Self:
@@ -38,6 +39,7 @@ class EmbeddedTransport:
                 started._keepers[keeper] = Keeper.open(folder.path / "keepers" / keeper, peers=peers)
             await asyncio.gather(*(k.start() for k in started._keepers.values()))
             await ceremonies({k: started._peer(k) for k in policy.keepers})
+            started._cosigners = [asyncio.create_task(_cosign(k)) for k in started._keepers.values()]
             for node in policy.nodes:
                 path = folder.path / "nodes" / node
                 about = json.loads((path / "node.json").read_bytes())
@@ -69,9 +71,20 @@ class EmbeddedTransport:
             raise UnavailableError(f"{recipient}: no answer within {timeout_s:g} s") from error
 
     async def close(self) -> None:
+        for task in self._cosigners:
+            task.cancel()
         for keeper in self._keepers.values():
             with contextlib.suppress(UnavailableError):
                 await keeper.close()
         for store in self._stores:
             await store.close()
         self._lock.close()
+
+
+async def _cosign(keeper: Keeper) -> None:
+    """Have new entries cosigned by the other keepers, once a second at most."""
+    while True:
+        await keeper.grown.wait()
+        with contextlib.suppress(AnwenError):
+            await keeper.cosign_now()
+        await asyncio.sleep(1)

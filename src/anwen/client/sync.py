@@ -62,7 +62,7 @@ class Vault:
         """See `AsyncVault.put`."""
         return self._loop.run(self.asynchronous.put(collection, row))
 
-    def put_many(self, collection: str, rows: Sequence[Mapping[str, object]]) -> list[PutResult]:
+    def put_many(self, collection: str, rows: object) -> list[PutResult]:
         """See `AsyncVault.put_many`."""
         return self._loop.run(self.asynchronous.put_many(collection, rows))
 

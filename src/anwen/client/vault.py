@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from anwen.client import deleting, finding, opening
+from anwen.client import deleting, finding, frames, opening
 from anwen.client.batching import Batcher
 from anwen.client.finding import Query
 from anwen.client.opening import stack
@@ -62,20 +62,22 @@ class AsyncVault:
             raise result.error
         return result
 
-    async def put_many(self, collection: str, rows: Sequence[Mapping[str, object]]) -> list[PutResult]:
+    async def put_many(self, collection: str, rows: object) -> list[PutResult]:
         """Store rows; one result for each, in order. A bad row has an error and takes no other row with it.
+
+        `rows`: a sequence of mappings, an Arrow table, a pandas or a polars data frame.
 
         A row of a collection that refers to another's subject names him by "subject" (a handle in hex) or by
         "COLLECTION.FIELD" (a unique field, for instance "person.id_number").
 
         Raises: DeniedError, QuorumError, DisputeError: nothing was stored.
         """
-        schema = self._collection(collection)
+        schema, mappings = self._collection(collection), frames.rows_of(rows)
         await self._prehash(schema, [f.id for f in schema.fields if f.index])
-        subjects = await self._subjects(schema, rows)
+        subjects = await self._subjects(schema, mappings)
         prepared: list[Plain | AnwenError] = []
         prefix = self.session.random(6)
-        for row, subject in zip(rows, subjects, strict=True):
+        for row, subject in zip(mappings, subjects, strict=True):
             try:
                 prepared.append(self._plain(schema, row, subject, prefix))
             except AnwenError as error:
