@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from anwen.files.reader import read_rows, split
-from anwen.files.rejects import RejectsWriter
 from anwen.files.rows import FileFormat, Reject, Row, Span, detect_format
-from anwen.files.writer import RowWriter, create
+from anwen.files.writer import RejectsWriter, RowWriter, create, new_file, writing
 
 __all__ = [
     "FileFormat",
@@ -16,6 +15,8 @@ __all__ = [
     "Span",
     "create",
     "detect_format",
+    "new_file",
     "read_rows",
     "split",
+    "writing",
 ]

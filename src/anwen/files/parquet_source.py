@@ -6,6 +6,7 @@ No extension types (CVE-2023-47248), no file but the one named. pyarrow is impor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,23 @@ def pyarrow() -> Any:
 
 
 def _is_plain(arrow: Any, kind: Any, levels: int = DEPTH) -> bool:
-    """Return whether a column type is one of those we read: scalars, and lists and structs of them for `json`."""
+    """Return whether a column type is one of those we read: scalars, and lists and structs of them for `json`.
+
+    Extension types are none: no test below takes them for what they are stored as.
+    """
     types = arrow.types
-    if isinstance(kind, arrow.ExtensionType | arrow.BaseExtensionType) or levels == 0:
+    if levels == 0:
         return False
-    if types.is_dictionary(kind):
-        return _is_plain(arrow, kind.value_type, levels - 1)
-    if types.is_list(kind) or types.is_large_list(kind):
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
         return _is_plain(arrow, kind.value_type, levels - 1)
     if types.is_struct(kind):
-        return all(_is_plain(arrow, kind.field(i).type, levels - 1) for i in range(kind.num_fields))
+        return all(_is_plain(arrow, field.type, levels - 1) for field in kind)
     tests = "string large_string integer floating boolean date timestamp decimal128 null".split()  # noqa: SIM905
     return any(getattr(types, f"is_{test}")(kind) for test in tests)
 
 
 class ParquetSource:
-    """One Parquet file. Schema and footer are checked at once."""
+    """One Parquet file; `whole` is the span of all its rows. Schema and footer are checked at once."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._arrow = pyarrow()
@@ -68,9 +70,11 @@ class ParquetSource:
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         if any(g.num_rows < 0 or not 0 <= g.total_byte_size <= GROUP_BYTES for g in groups):
             raise MalformedError(f"expected row groups of at most {GROUP_BYTES} bytes, uncompressed")
-        self._sizes = [g.num_rows for g in groups]
-        if sum(self._sizes) != metadata.num_rows:
-            raise MalformedError(f"expected {metadata.num_rows} rows as the footer says, got {sum(self._sizes)}")
+        self._starts = list(accumulate((g.num_rows for g in groups), initial=0))
+        rows = self._starts.pop()
+        if rows != metadata.num_rows:
+            raise MalformedError(f"expected {metadata.num_rows} rows as the footer says, got {rows}")
+        self.whole = Span(0, rows, 1, 0)
 
     def _opened(self) -> Any:
         return self._arrow.parquet.ParquetFile(
@@ -81,22 +85,16 @@ class ParquetSource:
             arrow_extensions_enabled=False,
         )
 
-    def whole(self) -> Span:
-        return Span(0, sum(self._sizes), 1, 0)
-
     def boundaries(self) -> Iterator[Span]:
-        start, end = 0, sum(self._sizes)
-        for size in self._sizes:
-            yield Span(start, end, start + 1, 0)
-            start += size
+        """Yield, in order, the span from each row group to the end."""
+        return (Span(start, self.whole.end, start + 1, 0) for start in self._starts)
 
     def read(self, span: Span) -> Iterator[Row | Reject]:
-        first = 0
+        """Yield every row of `span`."""
         with self._opened() as file:
-            for group, size in enumerate(self._sizes):
-                if first < span.end and first + size > span.start:
+            for group, (first, end) in enumerate(pairwise([*self._starts, self.whole.end])):
+                if first < span.end and end > span.start:
                     yield from self._read_group(file, group, first, span)
-                first += size
 
     def _read_group(self, file: Any, group: int, first: int, span: Span) -> Iterator[Row | Reject]:
         try:

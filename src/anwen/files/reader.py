@@ -6,22 +6,18 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from anwen.errors import MalformedError
-from anwen.files.csv_source import CsvSource
-from anwen.files.ndjson_source import NdjsonSource
 from anwen.files.parquet_source import ParquetSource
-from anwen.files.rows import Columns, FileFormat, Reject, Row, Source, SourceOpener, Span, detect_format
-
-_OPENERS: dict[FileFormat, SourceOpener] = {
-    FileFormat.CSV: CsvSource,
-    FileFormat.NDJSON: NdjsonSource,
-    FileFormat.PARQUET: ParquetSource,
-}
+from anwen.files.rows import Columns, FileFormat, Reject, Row, Span, detect_format
+from anwen.files.text_source import CsvSource, NdjsonSource, TextSource
 
 
-def _open(path: Path, file_format: FileFormat | None, columns: Columns) -> Source:
+def _open(path: Path, file_format: FileFormat | None, columns: Columns) -> TextSource | ParquetSource:
     if not path.is_file():
         raise MalformedError(f"expected a file, got nothing that can be read as one: {path.name}")
-    return _OPENERS[file_format or detect_format(path)](path, columns)
+    file_format = file_format or detect_format(path)
+    if file_format == FileFormat.PARQUET:
+        return ParquetSource(path, columns)
+    return (CsvSource if file_format == FileFormat.CSV else NdjsonSource)(path, columns)
 
 
 def read_rows(
@@ -47,7 +43,7 @@ def read_rows(
         RequestError: a Parquet file without pyarrow installed.
     """
     source = _open(path, file_format, Columns(mapping or {}, fields, required))
-    return source.read(span or source.whole())
+    return source.read(span or source.whole)
 
 
 def split(path: Path, parts: int, *, file_format: FileFormat | None = None) -> list[Span]:
@@ -57,7 +53,7 @@ def split(path: Path, parts: int, *, file_format: FileFormat | None = None) -> l
     every span knows the number of its first row; Parquet files are cut between row groups.
     """
     source = _open(path, file_format, Columns())
-    whole = source.whole()
+    whole = source.whole
     step = (whole.end - whole.start) / max(parts, 1)
     starts: list[Span] = []
     for boundary in source.boundaries():
