@@ -1,1 +1,1 @@
-""""""
+"""Every text and byte format: policies, messages, envelopes, checkpoints, values. Pure."""

@@ -7,21 +7,18 @@ Pure: no I/O.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_SPACE = re.compile(r"[ \t]*")
-_STRINGS = (
-    re.compile(r'"""(?:\\.|[^\\])*?"{3,5}(?!")', re.DOTALL),
-    re.compile(r"'''.*?'{3,5}(?!')", re.DOTALL),
-    re.compile(r'"(?:\\.|[^"\\])*"'),
-    re.compile(r"'[^']*'"),
-)
-_SCALAR = re.compile(r"[^,\]}#\n]*")
+_STRING = r'"""(?:\\.|[^\\])*?"{3,5}(?!")' r"|'''.*?'{3,5}(?!')" r'|"(?:\\.|[^"\\])*"' r"|'[^']*'"
+_KEY = re.compile(rf"[ \t]*(?P<part>{_STRING}|[A-Za-z0-9_-]+)[ \t]*(?P<dot>\.?)", re.DOTALL)
+_SCALAR = re.compile(rf"{_STRING}|[^,\]}}#\n]*", re.DOTALL)
+_EQUALS = re.compile(r"=[ \t]*")
+_BETWEEN = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
+_LINE = re.compile(r"[^\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,73 +35,55 @@ class _Scanner:
         self.text, self.at = text, 0
         self.places: dict[Path, Place] = {}
 
-    def skip(self, pattern: re.Pattern[str]) -> str:
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str]:
         match = pattern.match(self.text, self.at)
-        found = match.group() if match else ""
-        self.at += len(found)
-        return found
+        assert match is not None  # in valid TOML
+        self.at = match.end()
+        return match
 
-    def peek(self, literal: str) -> bool:
-        return self.text.startswith(literal, self.at)
-
-    def string(self) -> str:
-        return next((found for pattern in _STRINGS if (found := self.skip(pattern))), "")
-
-    def note(self, path: Path, start: int, end: int) -> None:
-        self.places.setdefault(path, Place(self.text.count("\n", 0, start) + 1, start, end))
+    def note(self, path: Path, start: int) -> None:
+        self.places.setdefault(path, Place(self.text.count("\n", 0, start) + 1, start, self.at))
 
     def key(self) -> Path:
-        parts: list[str] = []
-        while True:
-            self.skip(_SPACE)
-            quoted = self.string()
-            parts.append(quoted[1:-1] if quoted else self.skip(_BARE_KEY))
-            self.skip(_SPACE)
-            if not self.peek("."):
-                return tuple(parts)
-            self.at += 1
+        parts, dot = [], "."
+        while dot:
+            match = self.take(_KEY)
+            part, dot = match["part"], match["dot"]
+            parts.append(part[1:-1] if part[0] in "\"'" else part)
+        return tuple(parts)
 
     def header(self) -> Path:
-        start, brackets = self.at, 2 if self.peek("[[") else 1
-        self.at += brackets
+        start = self.at
+        self.at += 2 if self.text.startswith("[[", start) else 1
         path = self.key()
-        self.at += brackets
-        end = self.text.find("\n", self.at)
-        self.note(path, start, len(self.text) if end < 0 else end)
+        self.take(_LINE)
+        self.note(path, start)
         return path
 
     def pair(self, table: Path) -> None:
         start, path = self.at, table + self.key()
         for depth in range(len(table) + 1, len(path)):
-            self.note(path[:depth], start, self.at)
-        self.at += 1  # =
-        self.skip(_SPACE)
+            self.note(path[:depth], start)
+        self.take(_EQUALS)
         self.value(path)
 
     def value(self, path: Path) -> None:
-        start = self.at
-        if self.peek("["):
-            self.items(path, "]")
-        elif self.peek("{"):
-            self.items(path, "}")
-        elif not self.string():
-            scalar = self.skip(_SCALAR)
-            self.at = start + len(scalar.rstrip())
-        self.note(path, start, self.at)
+        start, closing = self.at, {"[": "]", "{": "}"}.get(self.text[self.at])
+        if closing is None:
+            self.at = start + len(self.take(_SCALAR)[0].rstrip())
+        else:
+            self.items(path, closing)
+        self.note(path, start)
 
     def items(self, path: Path, closing: str) -> None:
         self.at += 1
-        index = 0
-        while True:
-            self.skip(_BLANK)
-            if self.peek(closing) or self.at >= len(self.text):
+        for index in itertools.count():
+            self.take(_BETWEEN)
+            if self.text[self.at] == closing:
                 self.at += 1
                 return
-            if self.peek(","):
-                self.at += 1
-            elif closing == "]":
+            if closing == "]":
                 self.value((*path, index))
-                index += 1
             else:
                 self.pair(path)
 
@@ -113,22 +92,23 @@ def locate(text: str) -> dict[Path, Place]:
     """Return the place of every key, table header and array element of valid TOML, by its path."""
     scanner = _Scanner(text)
     path: Path = ()
-    while True:
-        scanner.skip(_BLANK)
-        if scanner.at >= len(text):
-            return scanner.places
-        if scanner.peek("["):
+    while scanner.take(_BETWEEN).end() < len(text):
+        if text[scanner.at] == "[":
             path = scanner.header()
         else:
             scanner.pair(path)
+    return scanner.places
 
 
 def line_of(places: dict[Path, Place], path: Path) -> int:
     """Return the line of `path`, or of the nearest table around it; 1 when there is none."""
-    for length in range(len(path), 0, -1):
-        if path[:length] in places:
-            return places[path[:length]].line
-    return 1
+    around = (path[:length] for length in range(len(path), 0, -1))
+    return next((places[part].line for part in around if part in places), 1)
+
+
+def dotted(path: Path) -> str:
+    """Return `purposes.import.open[2]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def set_value(text: str, table: Path, key: str, value: str) -> str:
@@ -142,6 +122,5 @@ def set_value(text: str, table: Path, key: str, value: str) -> str:
         return text[: place.start] + value + text[place.end :]
     header = places[table]
     if text[header.start] != "[":
-        raise KeyError(".".join(map(str, table)))
-    end = header.end
-    return f"{text[:end]}\n{key} = {value}{text[end:]}"
+        raise KeyError(dotted(table))
+    return f"{text[: header.end]}\n{key} = {value}{text[header.end :]}"
