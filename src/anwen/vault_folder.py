@@ -96,7 +96,13 @@ class VaultFolder:
         return read_key(self.path / "principals" / f"{principal}.key")
 
     def lock(self) -> IO[bytes]:
-        """Return an open file that keeps others from running this vault until it is closed. Raises ConflictError."""
+        """Return an open file that keeps others from running this vault until it is closed.
+
+        Raises:
+            ConflictError: it runs. PolicyError: the policy does not say that one machine may hold all keepers.
+        """
+        if not self.policy().single_machine:
+            raise PolicyError(f"{self.toml}: all keepers on one machine need single_machine = true in [vault]")
         file = (self.path / "run.lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,6 +186,7 @@ def _fill(path: Path, text: str, name: str, shape: Shape) -> None:
         zones=zones,
         principals={p: public_der(k) for p, k in principals.items()},
         single_machine=True,
+        threshold=shape.threshold,
     )
     _write(path / "vault.toml", filled.encode())
     policy = policy_file.parse_toml(filled)

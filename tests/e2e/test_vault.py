@@ -1,6 +1,7 @@
 """The main path, through three keeper processes and a node over TLS: put, find, open, and what must be refused."""
 
 import asyncio
+import dataclasses
 import itertools
 
 import pytest
@@ -13,9 +14,11 @@ from anwen.errors import (
     GrantError,
     MalformedError,
     NotFoundError,
+    PolicyError,
     QuorumError,
     RefusedError,
 )
+from anwen.vault_folder import Shape
 
 from .conftest import id_number, person, running
 
@@ -274,3 +277,23 @@ def test_one_keeper_down_stops_nothing_and_two_stop_cleanly(tmp_path, down):
                 clerk.find("person", phone=person(1)["phone"])
             with pytest.raises(QuorumError):
                 importer.put("person", person(3))
+
+
+def test_all_keepers_on_one_machine_need_the_policy_to_say_so(tmp_path, monkeypatch):
+    folder = anwen.create(tmp_path / "v", "police")
+    spread = dataclasses.replace(folder.policy(), single_machine=False)
+    monkeypatch.setattr(type(folder), "policy", lambda _: spread)
+    with pytest.raises(PolicyError, match="single_machine"), running(folder):
+        pass
+
+
+@pytest.mark.parametrize(("zones", "threshold"), [("abcde", 3), ("abcde", 2)])
+def test_other_shapes_of_quorum_work_and_bear_as_many_losses(tmp_path, zones, threshold):
+    folder = anwen.create(tmp_path / "v", "police", shape=Shape(tuple(zones), threshold))
+    with running(folder) as processes, anwen.connect(folder.path, key="importer", purpose="intake") as importer:
+        importer.put_many("person", [person(i) for i in range(20)])
+        for lost in zones[: len(zones) - threshold]:
+            processes.processes[f"keeper {lost}"].kill()
+        with anwen.connect(folder.path, key="case_worker", purpose="casework") as clerk:
+            found = [r for i in range(20) for r in clerk.find("person", phone=person(i)["phone"])]
+            assert [v["name"] for v in clerk.open(found, ["identity"])] == [person(i)["name"] for i in range(20)]

@@ -71,6 +71,7 @@ class Session:
             raise PolicyError(f"policy version {self.policy.version} has expired: officers must sign the next one")
         self._down: dict[str, float] = {}
         self._current: tuple[int, int] | None = None
+        self._outdated = False
         self.prehash: dict[tuple[int, int], bytes] = {}
 
     # --- grants and single calls -------------------------------------------------------------------------------
@@ -101,10 +102,10 @@ class Session:
             raise
 
     async def node(self, op: str, purpose: str, body: bytes, answer: str) -> wire.Message:
-        """Return a node's answer; when one does not answer, the next is asked. Every node call is idempotent."""
+        """Return a node's answer; when none answers, all are asked once more. Every node call is idempotent."""
         nodes = sorted(self.policy.nodes, key=lambda n: n not in self.live([n], "node"))
         error: AnwenError = QuorumError("the policy names no node")
-        for node in nodes:
+        for node in [*nodes, *nodes]:
             grant = self.grant(grants.node_audience(self.policy.vault), purpose, body)
             try:
                 return wire.decode(await self._call(f"node/{node}", op, grant, body), answer)
@@ -216,6 +217,9 @@ class Session:
         same = (header.vault, header.keeper, header.op, header.request)
         if same != (self.policy.vault, keeper, op, hashlib.sha256(body).digest()):
             raise ProofError(f"keeper {keeper}: the answer is to another request")
+        if header.policy_version > self.policy.version and not self._outdated:
+            self._outdated = True
+            log.warning("policy version %d is in force, this client has %d", header.policy_version, self.policy.version)
         if self._current and (header.epoch, header.generation) != self._current:
             self._current = None
 
