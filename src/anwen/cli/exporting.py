@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -20,8 +18,7 @@ from anwen.cli.settings import Settings, check_opens, collection_of, command, se
 from anwen.client import sealed_file
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, BudgetError, ConflictError, MalformedError
-from anwen.files import FileFormat, RowWriter, create, detect_format
-from anwen.files.writer import _WRITERS as WRITERS
+from anwen.files import FileFormat, RowWriter, detect_format, new_file, writing
 from anwen.model import Collection
 
 PAGE = 64
@@ -119,36 +116,13 @@ def _write(vault: Vault, collection: str, classes: Sequence[str], writer: RowWri
 def _new_file(
     path: Path, kinds: dict[str, str], file_format: FileFormat, recipient: X25519PublicKey | None
 ) -> Iterator[RowWriter]:
-    """Yield a writer of a file that appears under its name only when it is complete."""
-    if recipient is None:
-        with create(path, kinds, file_format=file_format) as writer:
+    """Yield a writer of a file that appears under its name only when it is complete; plain without a recipient."""
+    with new_file(path) as file:
+        sealed = sealed_file.SealedWriter(file, recipient) if recipient else None
+        with writing(cast(BinaryIO, sealed or file), kinds, file_format) as writer:
             yield writer
-        return
-    with _appearing(path) as file:
-        sealed = sealed_file.SealedWriter(file, recipient)
-        writer = WRITERS[file_format](cast(BinaryIO, sealed), kinds)
-        yield writer
-        writer.finish()
-        sealed.finish()
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file of mode 0600 that takes its name when the block ends without error, and else is removed."""
-    if os.path.lexists(path):
-        raise ConflictError(f"{path.name}: expected a new file, but it exists")
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(name, path)  # unlike a rename, it replaces nothing; a crash before leaves the .part file alone
-        except FileExistsError:
-            raise ConflictError(f"{path.name}: expected a new file, but it exists") from None
-    finally:
-        Path(name).unlink(missing_ok=True)
+        if sealed is not None:
+            sealed.finish()
 
 
 @command()
@@ -160,7 +134,7 @@ def unseal_command(settings: Settings, file: Path, key_file: Path, target: Path)
     """Open a file that `anwen export` sealed. Nothing appears unless all of it is whole."""
     key = sealed_file.read_recipient_key(key_file)
     size = 0
-    with file.open("rb") as source, _appearing(target) as plain:
+    with file.open("rb") as source, new_file(target) as plain:
         for chunk in sealed_file.read(source, key):
             size += plain.write(chunk)
     if settings.json:
