@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.cli.conftest import person, write_csv
 
-from anwen.cli.failures import DENIED, INTEGRITY, OK, REQUEST, UNAVAILABLE, USAGE
+from anwen.cli.failures import DENIED, FAILED, INTEGRITY, OK, REQUEST, UNAVAILABLE, USAGE
 
 CLERK = ("--as", "case_worker", "--purpose")
 OFFICER = ("--as", "records_officer", "--purpose")
@@ -96,6 +96,22 @@ def test_a_keeper_refuses_what_the_purpose_may_not_open(anwen, imported):
     ]
     done = anwen("open", record, "--classes", "identity", *CLERK, "overview")
     assert (done.code, "error[grant]" in done.err) == (DENIED, True)
+
+
+def test_a_fault_in_mid_open_shows_no_value(anwen, imported, monkeypatch):
+    from anwen.client import opening
+
+    real = opening.open_cell
+
+    def open_cell(vault, cell, value):
+        opened = real(vault, cell, value)
+        raise ValueError(f"cannot use {opened}")
+
+    monkeypatch.setattr(opening, "open_cell", open_cell)
+    done = anwen("find", "person", f"phone={imported[30]['phone']}", "--open", "identity", *CLERK, "casework")
+    assert (done.code, "error[internal]: ValueError at anwen/" in done.err) == (FAILED, True)
+    assert imported[30]["name"] not in done.out + done.err
+    assert imported[30]["id_number"] not in done.out + done.err
 
 
 def test_update_replaces_a_class_and_keeps_what_is_asked_to_stay(anwen, imported):

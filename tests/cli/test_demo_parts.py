@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from anwen.cli.demo_folder import MARK, demo_folder, leftovers
+from anwen.cli.demo_folder import MARK, demo_folder
 from anwen.cli.demo_search import Needles, search
+from anwen.cli.leftovers import leftovers
 from anwen.errors import ConflictError
 
 VALUES = ["110101199003074477", "+8613800138000", "北京市朝阳区建国路88号", "li.wei@example.org"]

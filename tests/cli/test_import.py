@@ -68,8 +68,16 @@ def test_columns_are_mapped_or_left_out_and_a_wrong_header_is_refused_first(here
     file = write_csv(tmp_path / "p.csv", rows)
     refused = here("import", "person", file, *IMPORT)
     assert (refused.code, "--map COLUMN=FIELD" in refused.err) == (REQUEST, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
     done = here("import", "person", file, "--map", "ID=id_number", "--map", "Full name=name", "--skip", "shoe", *IMPORT)
     assert (done.code, done.rows[0]["stored"]) == (OK, 5), done.err
+
+
+def test_a_file_without_rows_is_imported_at_once(here, tmp_path):
+    file = write_csv(tmp_path / "p.csv", people([1]))
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    done = here("import", "person", file, *IMPORT)
+    assert (done.code, done.rows[0]["read"], done.rows[0]["done"]) == (OK, 0, True)
 
 
 def test_ndjson_and_parquet(here, tmp_path):

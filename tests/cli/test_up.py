@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from anwen.cli.demo_folder import leftovers
 from anwen.cli.failures import OK, UNAVAILABLE
+from anwen.cli.leftovers import leftovers
 from anwen.vault_folder import create
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
@@ -47,6 +47,22 @@ def test_when_one_process_ends_all_are_stopped_and_it_says_which(started):
     _, said = started.communicate(timeout=30)
     assert started.returncode == UNAVAILABLE
     assert "ended by itself" in said
+    assert leftovers(started.folder) == []
+
+
+def test_up_works_after_it_was_killed(started):
+    started.kill()
+    started.communicate()
+    again = subprocess.Popen(
+        [*ANWEN, "--vault", str(started.folder), "up", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(again.stdout.readline())["ready"]
+    again.send_signal(signal.SIGTERM)
+    _, said = again.communicate(timeout=30)
+    assert "that a killed `anwen up` had left" in said
     assert leftovers(started.folder) == []
 
 

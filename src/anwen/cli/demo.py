@@ -28,9 +28,10 @@ from rich.table import Table
 from anwen import supervisor
 from anwen.cli import failures, main, output
 from anwen.cli.audit import moment
-from anwen.cli.demo_folder import demo_folder, stop_leftovers
+from anwen.cli.demo_folder import demo_folder
 from anwen.cli.demo_search import SHORTEST, Needles, files_below, search
 from anwen.cli.demo_thief import rob
+from anwen.cli.leftovers import stop_leftovers
 from anwen.client.sync import Loop
 from anwen.errors import AnwenError, IntegrityError, UnavailableError
 from anwen.model import Counter

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from anwen.cli.leftovers import stop_leftovers
 from anwen.errors import ConflictError
 
 MARK = ".anwen-demo"
-PATIENCE_S = 10.0
 
 
 @contextlib.contextmanager
@@ -40,32 +37,3 @@ def demo_folder(path: Path) -> Iterator[Path]:
             if item.name != MARK:
                 shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         yield path
-
-
-def leftovers(path: Path) -> list[int]:
-    """Return the ids of keepers and nodes whose folder is below `path`: what a killed run could not stop."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # gone, or not ours
-        ours = {b"anwen.keeper.app", b"anwen.node.app"} & set(arguments)
-        if ours and any(a.startswith(os.fsencode(path) + b"/") for a in arguments):
-            found.append(int(entry.name))
-    return found
-
-
-def stop_leftovers(path: Path) -> None:
-    """End what a killed run left running: kindly, then surely."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        left = leftovers(path)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        until = time.monotonic() + PATIENCE_S
-        while left and time.monotonic() < until:
-            time.sleep(0.05)
-            left = leftovers(path)
-        if not left:
-            return

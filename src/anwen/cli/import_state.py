@@ -7,15 +7,16 @@ sent, perhaps answered) and what surely is (`stored`: acknowledged out of order)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from anwen.cli.signing import replace
 from anwen.errors import ConflictError, MalformedError
@@ -74,16 +75,20 @@ class ImportFolder:
         self.rejects = rejects
         self.path = rejects.with_name(rejects.name + ".import")
 
-    def lock(self) -> IO[bytes]:
-        """Return an open file that keeps a second import of the same file away. Raises ConflictError."""
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second import of the same file away; leave no folder without a plan in it. Raises ConflictError."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        file = (self.path / "lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise ConflictError(f"{self.path.name}: an import of this file is running") from error
-        return file
+        with (self.path / "lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConflictError(f"{self.path.name}: an import of this file is running") from error
+            try:
+                yield
+            finally:
+                if self.path.exists() and not (self.path / "plan.json").exists():
+                    self.forget()
 
     def plan(self) -> Plan | None:
         """Return the plan of an interrupted import, if there is one. Raises MalformedError."""

@@ -10,11 +10,10 @@ import click
 
 from anwen import supervisor, vault_folder
 from anwen.cli import output
+from anwen.cli.leftovers import stop_leftovers
 from anwen.cli.settings import Settings, command, settings_of
 from anwen.errors import UnavailableError
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
-
-WARN_DAYS = 14
 
 
 @command()
@@ -53,7 +52,12 @@ def up_command(settings: Settings, folder: Path | None) -> None:
     """Run the vault in FOLDER (default: --vault) until Ctrl-C or SIGTERM."""
     if folder is not None:
         settings.vault = folder
-    asyncio.run(_up(settings.folder(), as_json=settings.json))
+    vault = VaultFolder(settings.folder().path.resolve())
+    vault.lock().close()  # nobody runs it: processes of it that there are have lost whoever started them
+    left = stop_leftovers(vault.path)
+    if left:
+        output.say(f"ended {left} processes that a killed `anwen up` had left")
+    asyncio.run(_up(vault, as_json=settings.json))
 
 
 async def _up(folder: VaultFolder, *, as_json: bool) -> None:
