@@ -100,8 +100,8 @@ _PARTS: Schema = {
     "principals": Tables({"role": Key(form.NAMED), "key": Key(form.P256_KEY, "public_key")}, model.Principal, "id"),
 }
 _JSON: Schema = {"vault": Single(VAULT), "zones": Tables(_ZONE, dict, None), **_PARTS}
-_DATE: Schema = {"expires": Key(form.MIDNIGHT, "expires_s")}
-_TOML: Schema = {**_JSON, "vault": Single({k: part for k, part in VAULT.items() if k != "expires_s"} | _DATE)}
+_DATED = {key: part for key, part in VAULT.items() if key != "expires_s"}
+_TOML: Schema = {**_JSON, "vault": Single({**_DATED, "expires": Key(form.MIDNIGHT, "expires_s")})}
 
 
 def read_policy(data: Mapping[str, object], *, dates: bool) -> tuple[Policy | None, list[Mistake]]:

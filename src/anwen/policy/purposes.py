@@ -5,13 +5,16 @@ Pure: no I/O. Callers bring distinct pairs (`numpy.unique` over a batch), so a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from anwen.errors import GrantError
 from anwen.model import Policy, Purpose
 
 REFUSAL = "the grant does not cover this request"
 """One wording for every cause; the cause is a note on the error (`__notes__`), for the log alone."""
+
+Pairs = Iterable[tuple[int, int]]
 
 
 def _refused(cause: str) -> GrantError:
@@ -31,47 +34,35 @@ def purpose_of(policy: Policy, principal_id: str, purpose_name: str) -> Purpose:
     return purpose
 
 
-def _covered(kind: str, asked: Iterable[object], allowed: frozenset[tuple[int, int]] | frozenset[int]) -> None:
+def _covered(kind: str, asked: Iterable[Any], allows: Callable[[Any], bool]) -> None:
     for item in asked:
-        if item not in allowed:
-            raise _refused(f"{kind} {item} is not covered by the purpose")
+        plain = int(item) if kind == "collection" else (int(item[0]), int(item[1]))  # they may be numpy's
+        if not allows(plain):
+            raise _refused(f"{kind} {plain} is not covered by the purpose")
 
 
-def _pairs(pairs: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-    return ((int(first), int(second)) for first, second in pairs)
-
-
-def check_open(policy: Policy, principal_id: str, purpose_name: str, cells: Iterable[tuple[int, int]]) -> None:
+def check_open(policy: Policy, principal_id: str, purpose_name: str, cells: Pairs) -> None:
     """Raise GrantError unless every (collection id, class id) may be opened; renditions under their own ids."""
-    purpose = purpose_of(policy, principal_id, purpose_name)
-    _covered("class", _pairs(cells), purpose.open)
+    _covered("class", cells, purpose_of(policy, principal_id, purpose_name).open.__contains__)
 
 
 def check_write(
-    policy: Policy,
-    principal_id: str,
-    purpose_name: str,
-    collections: Iterable[int],
-    fields: Iterable[tuple[int, int]] = (),
+    policy: Policy, principal_id: str, purpose_name: str, collections: Iterable[int], fields: Pairs = ()
 ) -> None:
     """Raise GrantError unless every collection may be written and every token's field is an indexed one of them."""
     purpose = purpose_of(policy, principal_id, purpose_name)
-    _covered("collection", (int(c) for c in collections), purpose.write)
-    for collection, field in _pairs(fields):
-        if collection not in purpose.write or not _is_indexed(policy, collection, field):
-            raise _refused(f"field {(collection, field)} is no indexed field of a collection that the purpose writes")
+    _covered("collection", collections, purpose.write.__contains__)
+    _covered("field", fields, lambda pair: _is_written(policy, purpose, *pair))
 
 
-def check_search(policy: Policy, principal_id: str, purpose_name: str, fields: Iterable[tuple[int, int]]) -> None:
+def check_search(policy: Policy, principal_id: str, purpose_name: str, fields: Pairs) -> None:
     """Raise GrantError unless every (collection id, field id) may be searched."""
-    purpose = purpose_of(policy, principal_id, purpose_name)
-    _covered("field", _pairs(fields), purpose.search)
+    _covered("field", fields, purpose_of(policy, principal_id, purpose_name).search.__contains__)
 
 
 def check_delete(policy: Policy, principal_id: str, purpose_name: str, collections: Iterable[int]) -> None:
     """Raise GrantError unless records of every collection may be deleted."""
-    purpose = purpose_of(policy, principal_id, purpose_name)
-    _covered("collection", (int(c) for c in collections), purpose.delete)
+    _covered("collection", collections, purpose_of(policy, principal_id, purpose_name).delete.__contains__)
 
 
 def check_audit(policy: Policy, principal_id: str, purpose_name: str) -> None:
@@ -80,20 +71,18 @@ def check_audit(policy: Policy, principal_id: str, purpose_name: str) -> None:
         raise _refused("the purpose may not audit")
 
 
-def check_prehash(policy: Policy, principal_id: str, purpose_name: str, fields: Iterable[tuple[int, int]]) -> None:
+def check_prehash(policy: Policy, principal_id: str, purpose_name: str, fields: Pairs) -> None:
     """Raise GrantError unless each field is searched by the purpose, or an indexed one of a collection it writes."""
     purpose = purpose_of(policy, principal_id, purpose_name)
-    for pair in _pairs(fields):
-        if pair not in purpose.search and not (pair[0] in purpose.write and _is_indexed(policy, *pair)):
-            raise _refused(f"field {pair} is neither searched nor written by the purpose")
+    _covered("field", fields, lambda pair: pair in purpose.search or _is_written(policy, purpose, *pair))
 
 
 def check_verify(policy: Policy, principal_id: str, purpose_name: str, collections: Iterable[int]) -> None:
     """Raise GrantError unless the purpose writes every collection: who wrote rows may ask whether keepers agree."""
-    purpose = purpose_of(policy, principal_id, purpose_name)
-    _covered("collection", (int(c) for c in collections), purpose.write)
+    check_write(policy, principal_id, purpose_name, collections)
 
 
-def _is_indexed(policy: Policy, collection_id: int, field_id: int) -> bool:
-    collection = policy.collection_by_id.get(collection_id)
+def _is_written(policy: Policy, purpose: Purpose, collection_id: int, field_id: int) -> bool:
+    """Return whether this is an indexed field of a collection that the purpose writes."""
+    collection = policy.collection_by_id.get(collection_id) if collection_id in purpose.write else None
     return collection is not None and any(f.id == field_id and f.index is not None for f in collection.fields)
