@@ -142,12 +142,16 @@ def test_an_update_replaces_a_class_and_its_index_and_a_second_writer_is_told(co
 def test_a_deleted_record_is_not_found_and_its_old_bytes_are_refused(connect, base):
     connect("importer", "intake").put("person", person(base))
     clerk = connect("case_worker", "casework")
+    (first,) = clerk.find("person", phone=person(base)["phone"])
+    connect("records_officer", "rectification").update(first, "contact", {"phone": person(base)["phone"]})
     (kept,) = clerk.find("person", phone=person(base)["phone"])
+    assert (kept.cells[1].version, kept.cells[2].version) == (1, 2)
     (found,) = connect("records_officer", "deletion").find("person", id_number=person(base)["id_number"])
     connect("records_officer", "deletion").delete([found])
     assert clerk.find("person", phone=person(base)["phone"]) == []
-    with pytest.raises(RefusedError):
-        clerk.open([kept], ["identity"])
+    for class_name in ("identity", "contact"):
+        with pytest.raises(RefusedError):
+            clerk.open([kept], [class_name])
     assert connect("importer", "intake").put("person", person(base)).error is None  # the unique value is free again
 
 

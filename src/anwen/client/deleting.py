@@ -19,11 +19,13 @@ async def delete(session: Session, purpose: str, records: Sequence[Record]) -> N
     """
     if not records:
         return
+    # every version is denied by itself: a class may be current in an older one than the newest
+    versions = [(r, v) for r in records for v in range(1, r.version + 1)]
     table: wire.Table = {
-        "collection": np.array([session.policy.collections[r.collection].id for r in records]),
-        "subject": stack([bytes.fromhex(r.subject) for r in records], 16),
-        "record": stack([bytes.fromhex(r.id) for r in records], 16),
-        "version": np.array([r.version for r in records]),
+        "collection": np.array([session.policy.collections[r.collection].id for r, _ in versions]),
+        "subject": stack([bytes.fromhex(r.subject) for r, _ in versions], 16),
+        "record": stack([bytes.fromhex(r.id) for r, _ in versions], 16),
+        "version": np.array([v for _, v in versions]),
     }
     body = wire.encode("delete", session.random(wire.SALT_BYTES), tables={"records": table})
     answers = await session.ask_all("delete", purpose, body)
