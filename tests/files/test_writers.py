@@ -1,6 +1,7 @@
 """What is written is read back equal, appears complete or not at all, for its owner alone, and runs in no spreadsheet."""
 
 import csv
+import gc
 import json
 import stat
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anwen.errors import ConflictError, MalformedError
-from anwen.files import Reject, RejectsWriter, create, read_rows
+from anwen.files import FileFormat, Reject, RejectsWriter, create, new_file, read_rows, writing
 from anwen.formats import normalise
 from anwen.formats.characters import refusal
 from anwen.model import Field
@@ -114,3 +115,21 @@ def test_rejects_hold_place_and_reason_and_resume_where_they_were_synced(tmp_pat
     ]
     with pytest.raises(MalformedError, match="at least 100000 bytes"):
         RejectsWriter(path, keep_bytes=100_000)
+
+
+@pytest.mark.parametrize("file_format", list(FileFormat))
+def test_what_is_written_into_a_stream_that_fails_is_closed_with_it(tmp_path, file_format):
+    """As an export does that seals what is written: the stream is not a file of its own."""
+
+    def write():
+        with new_file(tmp_path / "f") as file, writing(file, {"a": "text"}, file_format) as writer:
+            writer.write([{"a": "x"}])
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        write()
+    gc.collect()  # a writer that closes itself now would warn
+    assert list(tmp_path.iterdir()) == []
+    with new_file(tmp_path / "g") as file, writing(file, {"a": "text"}, file_format) as writer:
+        writer.write([{"a": "x"}])
+    assert [r.values for r in read_rows(tmp_path / "g", file_format=file_format)] == [{"a": "x"}]

@@ -15,12 +15,12 @@ from stdnum.cn import ric
 
 from anwen import sample
 from anwen.errors import ConflictError, RequestError
-from anwen.files import read_rows
+from anwen.files import FileFormat, read_rows
 from anwen.formats.normalise import normalise
 from anwen.model import Field
-from anwen.sample import households, names, places
+from anwen.sample import tables
 from anwen.sample.draw import Draws, Weighted, shuffled
-from anwen.sample.residents import Residents
+from anwen.sample.people import BLOCK, People
 
 COUNT = 60_000
 REFERENCES = {
@@ -67,9 +67,8 @@ def test_the_first_rows_of_seed_1_never_change(tmp_path):
 
 
 def test_a_row_depends_on_seed_and_number_alone(people):
-    table = Residents(1)
     rows = np.array([59_999, 7, 7, 16_384, 16_383, 0])
-    assert table.columns(rows) == {name: [column[r] for r in rows] for name, column in people.items()}
+    assert People(1, rows).columns() == {name: [column[r] for r in rows] for name, column in people.items()}
     assert joined(sample.residents(100, 1, start=16_300)) == {n: c[16_300:16_400] for n, c in people.items()}
     assert joined(sample.residents(100, 2)) != {n: c[:100] for n, c in people.items()}
 
@@ -84,19 +83,19 @@ def test_identity_numbers_are_valid_different_and_agree_with_the_other_fields(pe
 
 
 def test_identity_numbers_stay_different_where_day_and_sequence_repeat():
-    table, seen = Residents(5), set()
+    seen = set()
     for window in range(5):
-        seen.update(table.id_numbers(np.arange(20_000) + window * 365 * 500))
+        seen.update(People(5, np.arange(20_000) + window * 365 * 500).id_number)
     assert len(seen) == 5 * 20_000
 
 
 def test_every_region_code_is_in_force_for_everyone_who_bears_it():
-    for province in places.PROVINCES:
-        assert len(set(province.codes)) == len(set(province.earlier_codes)) == places.DISTRICTS
-        for codes, years in ((province.codes, (1983, 2024)), (province.earlier_codes, (1925, 1982))):
-            for code in codes:
+    for name, (earlier, codes) in zip(tables.PROVINCES, tables.CODES.tolist(), strict=True):
+        assert len(set(codes)) == len(set(earlier)) == tables.DISTRICTS
+        for some, years in ((codes, (1983, 2024)), (earlier, (1925, 1982))):
+            for code in some:
                 for year in years:
-                    assert ric.get_birth_place(f"{code}{year}0101")["province"] == province.name
+                    assert ric.get_birth_place(f"{code}{year}0101")["province"] == name
 
 
 def test_phones_are_valid_mobile_numbers(people):
@@ -116,13 +115,13 @@ def test_ages_and_sexes_are_near_the_census_of_2020(people, ages):
 
 
 def test_surnames_have_their_published_shares(people):
-    counts = Counter(name[:2] if name[:2] in names.SURNAMES[-9:] else name[0] for name in people["name"])
-    for surname, share in list(zip(names.SURNAMES, names.SURNAME_SHARES, strict=True))[:40]:
+    counts = Counter(name[:2] if name[:2] in tables.SURNAMES[-9:] else name[0] for name in people["name"])
+    for surname, share in list(zip(tables.SURNAMES, tables.SURNAME_SHARES, strict=True))[:40]:
         expected = COUNT * share / 100
         # households share a surname: draws are not independent, so the spread is wider than that of single ones
         assert abs(counts[surname] - expected) < 7 * expected**0.5
-    assert sum(names.SURNAME_SHARES) == pytest.approx(100)
-    assert sum(names.SURNAME_SHARES[:100]) == pytest.approx(85.9)
+    assert sum(tables.SURNAME_SHARES) == pytest.approx(100)
+    assert sum(tables.SURNAME_SHARES[:100]) == pytest.approx(85.9)
 
 
 def test_given_names_go_with_sex_and_decade(people):
@@ -141,10 +140,10 @@ def test_given_names_go_with_sex_and_decade(people):
 def test_households_share_address_surname_and_sizes(people):
     homes = defaultdict(list)
     for row, address in enumerate(people["address"]):
-        homes[row // households.BLOCK, address].append(row)
+        homes[row // BLOCK, address].append(row)
     sizes = Counter(len(rows) for rows in homes.values())
     percent = [100 * sizes[size] / sizes.total() for size in range(1, 7)]
-    assert percent == pytest.approx(households.SIZE_PERCENT, abs=2)
+    assert percent == pytest.approx(tables.DATA["household"]["size_percent"], abs=2)
     same = [people["name"][rows[0]][0] == people["name"][rows[2]][0] for rows in homes.values() if len(rows) == 3]
     assert np.mean(same) == pytest.approx(12 / 13, abs=0.03)
     years = [[int(people["birth_date"][r][:4]) for r in rows] for rows in homes.values() if len(rows) == 3]
@@ -157,8 +156,8 @@ def test_most_people_live_where_their_number_was_given(people):
     ]
     assert np.mean(home) == pytest.approx(1 - 0.088 * 0.95, abs=0.01)
     for address, region in zip(people["address"][:2000], people["household_region"], strict=False):
-        province = next(p for p in places.PROVINCES if address.startswith(p.name))
-        assert int(region) in province.codes
+        codes = next(c for p, c in zip(tables.PROVINCES, tables.CODES, strict=True) if address.startswith(p))
+        assert int(region) in codes[1]
 
 
 def test_children_have_no_mail_and_their_parents_phone(people, ages):
@@ -188,7 +187,7 @@ def fields_of(kind):
     }
 
 
-@pytest.mark.parametrize("file_format", sample.writing.FORMATS)
+@pytest.mark.parametrize("file_format", list(FileFormat))
 @pytest.mark.parametrize("kind", sample.KINDS)
 def test_every_file_fits_its_ready_vault_file(tmp_path, kind, file_format):
     path = tmp_path / f"f.{file_format}"

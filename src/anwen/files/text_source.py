@@ -65,7 +65,7 @@ class TextSource(ABC):
                 yield Reject(number, *place, str(refused))
 
     def _records(self, span: Span) -> Iterator[tuple[int, tuple[int, int, int], bytes | None]]:
-        """Yield each record but blank lines: start; line, end, line after it; bytes, or None where they are too many."""
+        """Yield each record but blank lines: start; line, end, line after it; bytes, or None if they are too many."""
         end, end_line = span.start, span.line
         with self._path.open("rb") as file:
             file.seek(end)

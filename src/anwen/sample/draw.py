@@ -1,4 +1,4 @@
-"""Random draws that are pure functions of seed, row and lane, for whole columns at once.
+"""Tables, and random draws from them that are pure functions of seed, row and lane, for whole columns at once.
 
 Lane l of row r is output number LANES * r + l of SplitMix64 with a key made from the seed, so any row can be made
 alone, in any chunk, in any order. Integers only decide: no result depends on the version of numpy.
@@ -8,7 +8,11 @@ Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OO
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable
+from importlib.resources import files
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,7 @@ LANES = 64
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 Uint64 = npt.NDArray[np.uint64]
+Name = TypeVar("Name")
 Int64 = npt.NDArray[np.int64]
 
 
@@ -47,39 +52,29 @@ class Draws:
 
 
 class Weighted:
-    """Choices by weight. Weights are rounded to 2**-31 of their sum, so that a draw is one integer comparison."""
+    """Choices by weight within one list, or within one of several, which each row names.
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        total, running, bounds = sum(weights), 0.0, []
-        for weight in weights:
-            running += weight
-            bounds.append(round(running / total * 2**31))
-        self._bounds = np.array(bounds, np.int64)
+    Weights are rounded to 2**-31 of their sum, so that a draw is one integer comparison.
+    """
 
-    def __call__(self, draws: Draws, rows: Int64, lane: int) -> Int64:
-        """Return the index of the choice for each row."""
-        return np.searchsorted(self._bounds, draws.below(rows, lane, 2**31 - 1), side="right").astype(np.int64)
+    def __init__(self, *lists: Iterable[float]) -> None:
+        sums = [list(accumulate(weights)) for weights in lists]
+        self._bounds = np.array([(n << 31) + round(s / run[-1] * 2**31) for n, run in enumerate(sums) for s in run])
 
-
-class WeightedIn:
-    """Choices by weight within one of several lists, which each row names."""
-
-    def __init__(self, lists: Sequence[Sequence[float]]) -> None:
-        bounds: list[int] = []
-        starts: list[int] = []
-        for number, weights in enumerate(lists):
-            starts.append(len(bounds))
-            total, running = sum(weights), 0.0
-            for weight in weights:
-                running += weight
-                bounds.append((number << 31) + round(running / total * 2**31))
-        self._bounds = np.array(bounds, np.int64)
-        self.starts = starts
-
-    def __call__(self, draws: Draws, rows: Int64, lane: int, lists: Int64) -> Int64:
+    def __call__(self, draws: Draws, rows: Int64, lane: int, lists: int | Int64 = 0) -> Int64:
         """Return for each row an index into all lists joined together."""
         place = (lists << 31) + draws.below(rows, lane, 2**31 - 1)
         return np.searchsorted(self._bounds, place, side="right").astype(np.int64)
+
+
+def zipf(names: Iterable[Name], offset: int) -> dict[Name, float]:
+    """Return weights by Zipf's law for names in the order of how common they are."""
+    return {name: 1 / (rank + offset) for rank, name in enumerate(names)}
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return one of the tables of `data/`, each of which names the sources of its figures."""
+    return tomllib.loads(files(__package__).joinpath("data", f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def shuffled(seed: int, table: int, size: int) -> Int64:

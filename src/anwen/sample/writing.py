@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import IO
 
-from anwen.errors import ConflictError, RequestError
-from anwen.sample.draw import Int64
-from anwen.sample.records import Records, number, pick
-from anwen.sample.residents import Columns, Residents, chunks
+from anwen.errors import RequestError
+from anwen.files import FileFormat, new_file, writing
+from anwen.sample.people import Columns, chunks
+from anwen.sample.records import TABLES
 
-Maker = Callable[[Int64], Columns]
-_PERSON = ("id_number", "name", "birth_date", "sex", "phone", "email", "address", "household_region")
-_JSON = frozenset({"items", "values"})
-
-
-def _people(seed: int, letter: str, key: str, names: tuple[str, ...]) -> Maker:
-    table = Residents(seed)
-    return lambda rows: {key: number(letter, seed, rows), **pick(table.columns(rows), names)}
-
-
-def _persons(seed: int, _people: int) -> Maker:
-    table = Residents(seed)
-    return lambda rows: pick(table.columns(rows), _PERSON)
-
-
-_MAKERS: dict[str, tuple[Callable[[int, int], Maker], float]] = {
-    "police.person": (_persons, 1),
-    "police.incident": (lambda seed, people: Records(seed, people).incidents, 2),
-    "commerce.customer": (
-        lambda seed, _: _people(seed, "C", "customer_number", ("name", "birth_date", "phone", "email")),
-        1,
-    ),
-    "commerce.order": (lambda seed, people: Records(seed, people).orders, 3),
-    "commerce.address": (lambda seed, people: Records(seed, people).deliveries, 1),
-    "devices.owner": (lambda seed, _: _people(seed, "E", "owner_number", ("name", "phone", "email", "address")), 1),
-    "devices.device": (lambda seed, people: Records(seed, people).devices, 1.5),
-    "devices.reading": (lambda seed, people: Records(seed, people).readings, 20),
-}
-
-KINDS = tuple(_MAKERS)
+KINDS = tuple(TABLES)
 """What can be made: a ready vault file's name and one of its collections."""
 
-FORMATS = ("csv", "ndjson", "parquet")
+_JSON = frozenset({"items", "values"})
 
 
 def make(kind: str, count: int, seed: int, *, people: int | None = None, start: int = 0) -> Iterator[Columns]:
@@ -61,12 +30,12 @@ def make(kind: str, count: int, seed: int, *, people: int | None = None, start: 
     Raises:
         RequestError: another kind than those of `KINDS`, or more people than there are.
     """
-    if kind not in _MAKERS:
+    if kind not in TABLES:
         raise RequestError(f"expected one of {', '.join(KINDS)}, got {kind}")
-    maker, per_person = _MAKERS[kind]
-    rows_of = maker(seed, people or max(1, round(count / per_person)))
+    rows_of, per_person = TABLES[kind]
+    people = people or max(1, round(count / per_person))
     for rows in chunks(count, start):
-        yield rows_of(rows)
+        yield rows_of(seed, people, rows)
 
 
 def _ndjson(columns: Columns) -> str:
@@ -78,37 +47,12 @@ def _ndjson(columns: Columns) -> str:
     return "".join([line % row for row in zip(*encoded, strict=True)])
 
 
-def _write_text(file: IO[bytes], rows: Iterator[Columns], file_format: str) -> None:
-    for first, columns in enumerate(rows):
-        if file_format == "ndjson":
-            file.write(_ndjson(columns).encode())
-            continue
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if first == 0:
-            writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        file.write(text.getvalue().encode())
-
-
-def _write_parquet(file: IO[bytes], rows: Iterator[Columns]) -> None:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError:
-        raise RequestError("Parquet files need pyarrow: pip install 'anwen[arrow]'") from None
-    first = pa.table(next(rows))
-    schema = pa.schema([(name, pa.string()) for name in first.column_names])
-    with parquet.ParquetWriter(file, schema) as writer:
-        writer.write_table(first.cast(schema))
-        for columns in rows:
-            writer.write_table(pa.table(columns, schema=schema))
-
-
 def write_sample(
     kind: str, count: int, seed: int, path: Path | str, file_format: str = "ndjson", *, people: int | None = None
 ) -> None:
     """Write `count` rows (1 or more) of `kind` to a new file; it appears only when it is complete.
+
+    CSV is plain, without the ' that exports set before what a spreadsheet may run.
 
     Args:
         file_format: "csv", "ndjson" or "parquet".
@@ -118,24 +62,21 @@ def write_sample(
         ConflictError: `path` exists.
         RequestError: an unknown kind or format, no rows, or too many.
     """
-    path = Path(path)
-    if file_format not in FORMATS:
-        raise RequestError(f"expected one of {', '.join(FORMATS)}, got {file_format}")
+    if file_format not in tuple(FileFormat):
+        raise RequestError(f"expected one of {', '.join(FileFormat)}, got {file_format}")
     if count < 1:
         raise RequestError(f"expected at least one row, got {count}")
-    if path.exists():
-        raise ConflictError(f"{path.name}: expected a new file, but it exists")
-    rows = make(kind, count, seed, people=people)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if file_format == "parquet":
-                _write_parquet(file, rows)
-            else:
-                _write_text(file, rows, file_format)
-        os.link(temporary, path)  # made-up data: not synced, but never half a file under its name
-    except FileExistsError:
-        raise ConflictError(f"{path.name}: expected a new file, but it exists") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    tables = make(kind, count, seed, people=people)
+    with new_file(Path(path)) as file:
+        first = next(tables)
+        if file_format == FileFormat.PARQUET:
+            with writing(file, dict.fromkeys(first, "text"), FileFormat.PARQUET) as writer:
+                for columns in chain([first], tables):
+                    writer.write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        elif file_format == FileFormat.CSV:
+            cells = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
+            cells.writerow(first)
+            for columns in chain([first], tables):
+                cells.writerows(zip(*columns.values(), strict=True))
+        else:
+            file.writelines(_ndjson(columns).encode() for columns in chain([first], tables))
