@@ -60,12 +60,16 @@ class _Batch:
 
 
 def references(policy: Policy, collection: Collection) -> dict[str, str]:
-    """Return names of columns that may say whose a row is: `person_id_number` for `person.id_number`."""
+    """Return names of columns that may say whose a row is: `person_id_number`, `id_number` for `person.id_number`.
+
+    The short one only where the collection has no field of that name itself.
+    """
     if collection.subject == "own":
         return {}
     parent = policy.collections[collection.subject]
     unique = [f.name for f in parent.fields if f.index == "unique"]
-    return {f"{parent.name}_{name}": f"{parent.name}.{name}" for name in unique}
+    named = {f"{parent.name}_{name}": f"{parent.name}.{name}" for name in unique}
+    return named | {name: f"{parent.name}.{name}" for name in unique if name not in collection.field_named}
 
 
 def allowed_fields(policy: Policy, collection: Collection) -> list[str]:
@@ -171,10 +175,9 @@ class PartImport:
         self.tell(Progress(self.job.part, self.state.left.start, self.state.counts))
 
     def _reject(self, row: Row, error: AnwenError) -> Reject:
-        named = re.match(rf"(?:{re.escape(self.schema.name)}\.)?([a-z][a-z0-9_]*): (.*)", str(error), re.DOTALL)
+        named = re.match(rf"(?:{re.escape(self.schema.name)}\.)?([a-z][a-z0-9_]*): ", str(error))
         field_name = named.group(1) if named and named.group(1) in self.schema.field_named else None
-        reason = named.group(2) if named and field_name else str(error)
-        return Reject(row.number, row.line, row.end, row.end_line, reason, field_name, error.code)
+        return Reject(row.number, row.line, row.end, row.end_line, str(error), field_name, error.code)
 
     async def _note_the_rest(self, under_way: deque[_Batch]) -> None:
         """Wait for what was sent behind a failure; rows stored there are left out when the import goes on."""

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import click
 
-from anwen import __version__
 from anwen.cli import failures, output
 from anwen.cli.settings import Settings, shared_options
 from anwen.errors import AnwenError
@@ -55,7 +54,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.version_option(__version__, prog_name="anwen")
+@click.version_option(package_name="anwen", prog_name="anwen")
 @click.group(
     cls=Commands,
     params=shared_options(environment=True),
