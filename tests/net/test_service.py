@@ -190,6 +190,23 @@ async def test_a_second_request_before_the_answer_closes_the_connection(start):
     writer.close()
 
 
+async def test_who_does_not_read_an_answer_gets_no_second_one(start):
+    """Otherwise answers would pile up in the service's memory."""
+    service = await start()
+    host, port = service.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=permissive(), limit=1024)
+    writer.write(b"POST /v1/large HTTP/1.1\r\nAuthorization: Anwen g\r\nContent-Length: 8\r\n\r\n40000000")
+    await asyncio.sleep(0.3)
+    writer.write(ECHO)
+    got = b""
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(2**20):
+                got = (got + part)[-2000:]
+    assert b"hello" not in got
+    writer.close()
+
+
 async def test_a_request_may_come_in_any_pieces(start):
     service = await start()
     host, port = service.address.split(":")
@@ -413,6 +430,8 @@ async def test_a_deadline_ends_a_request_and_its_connection(start, pools):
     with pytest.raises(UnavailableError, match="no answer within"):
         await pool.post("/v1/slow", "Anwen g", b"", 0.1)
     assert await pool.post("/v1/echo", "Anwen g", b"mine", 3) == b"mine"  # never the answer before
+    await asyncio.sleep(0.05)
+    assert len(service.connections) == 1
 
 
 async def test_who_waits_too_long_for_a_connection_is_told(start, pools):

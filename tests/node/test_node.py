@@ -121,12 +121,15 @@ async def test_only_cells_that_the_purpose_opens_are_given(ask, purpose, classes
 
 
 async def test_of_other_collections_nothing_is_said(ask):
-    row = person()
-    await ask("node_put", Put(row).encode())
-    for op, body in (("node_find", find([row.postings[0][2][0]])), ("node_get", get([row.record]))):
-        message = wire.decode(await ask(op, body, "casework"), "rows")
-        assert wire.rows_in(message.tables["rows"]) == 1
-    message = wire.decode(await ask("node_find", find([row.postings[0][2][0]]), "intake"), "rows")
+    """Labels name no field: what a purpose neither opens nor searches stays a bare hit."""
+    row = Row(collection=INCIDENT, postings=[(1, 1, labels(1))])
+    await ask("node_put", Put(row).encode(), "registration")
+    requests = {"node_find": find(row.postings[0][2]), "node_get": get([row.record])}
+    for purpose, rows in (("casework", 1), ("registration", 0)):
+        for op, body in requests.items():
+            message = wire.decode(await ask(op, body, purpose), "rows")
+            assert wire.rows_in(message.tables["rows"]) == rows
+    message = wire.decode(await ask("node_find", requests["node_find"], "intake"), "rows")
     assert (wire.rows_in(message.tables["hits"]), wire.rows_in(message.tables["rows"])) == (1, 0)
 
 
@@ -192,6 +195,7 @@ BAD_GRANTS = {
     "for another body": {"request": bytes(32)},
     "unknown principal": {"issuer": "nobody"},
     "another principal's name": {"issuer": "dpo"},
+    "another principal's key": {"issuer": "importer", "principal": "dpo"},
     "unknown purpose": {"purpose": "curiosity"},
     "purpose of another role": {"purpose": "casework"},
 }
@@ -329,13 +333,6 @@ def swapped_in_tables(put):
     put.tables["cells"]["commitment"] = column
 
 
-def with_envelope(data):
-    def change(put):
-        put.envelopes[0] = data
-
-    return change
-
-
 def with_column(table, column, values):
     def change(put):
         put.tables[table][column] = np.array(values, put.tables[table][column].dtype)
@@ -361,11 +358,6 @@ def with_scalar(name, value):
 JUNK = {
     "swapped envelopes": swapped,
     "swapped cells": swapped_in_tables,
-    "plaintext": with_envelope(b'{"name": "Li Na", "phone": "+8613800138000"}'.ljust(189)),
-    "another suite": with_envelope(b"\2" + envelope()[1:]),
-    "unpadded length": with_envelope(envelope()[:-3]),
-    "short": with_envelope(b"\1"),
-    "empty": with_envelope(b""),
     "a wrap too few": without_wrap,
     "a label too few": without_label,
     "cells out of order": with_column("cells", "record_row", [0, 0, 0, 1, 0, 1, 1, 1, 1, 0]),
@@ -395,6 +387,50 @@ async def test_junk_is_refused_though_its_receipts_fit(node, ask, change):
     with pytest.raises(MalformedError):
         await ask("node_put", put.encode())
     assert await count(node) == 0
+
+
+NOT_ENVELOPES = {
+    "plaintext": b'{"name": "Li Na", "phone": "+8613800138000"}'.ljust(189),
+    "another suite": b"\2" + envelope()[1:],
+    "unpadded length": envelope()[:-3],
+    "too short for its padding": envelope(bytes(16)),
+}
+
+
+@pytest.mark.parametrize("junk", NOT_ENVELOPES.values(), ids=NOT_ENVELOPES)
+async def test_what_is_no_envelope_is_refused_though_everything_names_it(node, ask, junk):
+    """Tag, commitments and receipts fit: the form alone keeps plaintext out (THREATS.md D16)."""
+    put = Put(Row(envelopes=[junk, *(envelope() for _ in PERSON_CLASSES[1:])]))
+    with pytest.raises(MalformedError, match="envelope"):
+        await ask("node_put", put.encode())
+    assert await count(node) == 0
+
+
+@pytest.mark.parametrize("junk", [b"", b"\1", bytes(60)])
+async def test_bytes_too_short_for_an_envelope_are_refused(node, ask, junk):
+    put = Put(person())
+    put.envelopes[0] = junk
+    with pytest.raises(MalformedError, match="envelope"):
+        await ask("node_put", put.encode())
+    assert await count(node) == 0
+
+
+async def test_a_new_record_without_a_class_and_its_rendition_is_refused(node, ask):
+    with pytest.raises(MalformedError, match="a new person has classes"):
+        await ask("node_put", Put(Row(CONTACT_CLASSES)).encode())
+    assert await count(node) == 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "posting"),
+    [((3, INDEX_CLASS, 3 | RENDITION), ()), (CONTACT_CLASSES, ((IDENTITY, 0, [bytes(16)]),))],
+    ids=["a class that the collection has not", "a posting of a class that the row has not"],
+)
+async def test_an_update_of_what_is_not_there_is_refused(ask, classes, posting):
+    row = person()
+    await ask("node_put", Put(row).encode())
+    with pytest.raises(MalformedError):
+        await ask("node_put", Put(Row(classes, 2, PERSON, row.record, row.subject, list(posting))).encode())
 
 
 async def test_a_new_record_without_one_of_its_classes_is_refused(node, ask):

@@ -198,6 +198,22 @@ class StoreContract:
         assert await outcomes(store, other) == [Outcome.STORED]
         assert await owners(store, [label]) == [other.record]
 
+    async def test_a_unique_posting_takes_its_first_label_or_none(self, store):
+        first, second = labels(2)
+        await put(store, row(postings=[unique(first)]))
+        greedy = row(postings=[Posting(IDENTITY, True, (first, second), b"m" * 16)])
+        assert await outcomes(store, greedy) == [Outcome.UNIQUE_TAKEN]
+        assert await owners(store, [second]) == [None]
+
+    async def test_a_value_given_up_may_be_taken_in_the_same_put(self, store):
+        old, new = labels(2)
+        one = row(postings=[unique(old)])
+        await put(store, one)
+        update = row(one.record, 2, subject=one.subject, postings=[unique(new)])
+        other = row(postings=[unique(old)])
+        assert await outcomes(store, update, other) == [Outcome.STORED, Outcome.STORED]
+        assert await owners(store, [old, new]) == [other.record, one.record]
+
     async def test_of_many_writers_of_one_unique_value_one_wins(self, store):
         (label,) = labels(1)
         results = await asyncio.gather(*(put(store, row(postings=[unique(label)])) for _ in range(16)))
