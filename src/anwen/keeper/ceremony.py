@@ -17,14 +17,9 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import (
-    AEAD,
-    KDF,
-    KEM,
-    MLKEM768X25519PrivateKey,
-    MLKEM768X25519PublicKey,
-    Suite,
-)
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey as HpkeKey
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey as HpkePublicKey
 
 from anwen.crypto import dprf
 from anwen.errors import ConflictError, DeniedError, MalformedError, ProofError
@@ -49,7 +44,7 @@ class _Session:
 
     series: str
     number: int
-    key: MLKEM768X25519PrivateKey
+    key: HpkeKey
     contributions: Mapping[str, bytes]
     announced: str
     announces: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -129,7 +124,7 @@ class Ceremony:
             "announce", series, number, keepers=list(policy.keepers), threshold=policy.threshold, hpke=public.hex(),
             commitments=commitments,
         )  # fmt: skip
-        key = MLKEM768X25519PrivateKey(lattice, classic)
+        key = HpkeKey(lattice, classic)
         self._sessions[series, number] = _Session(series, number, key, contributions, message)
         return message
 
@@ -284,11 +279,11 @@ def _info(transcript: bytes, sender: str, receiver: str) -> bytes:
     return b"anwen-ceremony-1\n" + transcript + f"\n{sender}\n{receiver}".encode()
 
 
-def _public_key(keeper: str, text: object) -> MLKEM768X25519PublicKey:
+def _public_key(keeper: str, text: object) -> HpkePublicKey:
     try:
         raw = bytes.fromhex(str(text))
         lattice = MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_BYTES])
-        return MLKEM768X25519PublicKey(lattice, X25519PublicKey.from_public_bytes(raw[_MLKEM_BYTES:]))
+        return HpkePublicKey(lattice, X25519PublicKey.from_public_bytes(raw[_MLKEM_BYTES:]))
     except ValueError:
         raise ProofError(f"keeper {keeper}: announced no HPKE key") from None
 
