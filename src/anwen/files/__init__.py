@@ -1,9 +1,17 @@
-"""CSV, NDJSON and Parquet in and out: every row read is yielded or rejected, none is dropped in silence."""
+"""CSV, NDJSON and Parquet in and out: every row read is yielded or rejected, none is dropped in silence.
+
+Rows are read lazily; a file is cut into spans, for several importing processes and for resuming.
+"""
 
 from __future__ import annotations
 
-from anwen.files.reader import read_rows, split
-from anwen.files.rows import FileFormat, Reject, Row, Span, detect_format
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from anwen.errors import MalformedError
+from anwen.files.parquet_source import ParquetSource
+from anwen.files.rows import Columns, FileFormat, Reject, Row, Span, detect_format
+from anwen.files.text_source import CsvSource, NdjsonSource, TextSource
 from anwen.files.writer import RejectsWriter, RowWriter, create, new_file, writing
 
 __all__ = [
@@ -20,3 +28,57 @@ __all__ = [
     "split",
     "writing",
 ]
+
+
+def _open(path: Path, file_format: FileFormat | None, columns: Columns) -> TextSource | ParquetSource:
+    if not path.is_file():
+        raise MalformedError(f"expected a file, got nothing that can be read as one: {path.name}")
+    file_format = file_format or detect_format(path)
+    if file_format == FileFormat.PARQUET:
+        return ParquetSource(path, columns)
+    return (CsvSource if file_format == FileFormat.CSV else NdjsonSource)(path, columns)
+
+
+def read_rows(
+    path: Path,
+    span: Span | None = None,
+    *,
+    file_format: FileFormat | None = None,
+    mapping: Mapping[str, str | None] | None = None,
+    fields: Collection[str] | None = None,
+    required: Collection[str] = (),
+) -> Iterator[Row | Reject]:
+    """Return an iterator over the rows of a file: each row is yielded as `Row` or as `Reject`, in order.
+
+    Args:
+        span: the part to read, from `split` or `Span.after`; None reads all.
+        file_format: None tells it by suffix or first bytes.
+        mapping: field by column of the file; None as field leaves the column out; columns not named keep their name.
+        fields: the names a field may have; None allows any.
+        required: fields that a column must stand for (CSV and Parquet; NDJSON has no columns to check).
+
+    Raises:
+        MalformedError: at once, the header or schema does not fit; later, a Parquet page is broken.
+        RequestError: a Parquet file without pyarrow installed.
+    """
+    source = _open(path, file_format, Columns(mapping or {}, fields, required))
+    return source.read(span or source.whole)
+
+
+def split(path: Path, parts: int, *, file_format: FileFormat | None = None) -> list[Span]:
+    """Return at most `parts` spans of about equal size that hold every row of a file once; none are empty.
+
+    Text files are read through once, about 1 us a row, so that no quoted line break is taken for a row's end and
+    every span knows the number of its first row; Parquet files are cut between row groups.
+    """
+    source = _open(path, file_format, Columns())
+    whole = source.whole
+    step = (whole.end - whole.start) / max(parts, 1)
+    starts: list[Span] = []
+    for boundary in source.boundaries():
+        if boundary.start - whole.start >= step * len(starts):
+            starts.append(boundary)
+    if not starts:
+        return []
+    ends = [span.start for span in starts[1:]] + [whole.end]
+    return [Span(s.start, end, s.row, s.line) for s, end in zip(starts, ends, strict=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anwen.errors import MalformedError, RequestError
-from anwen.files.rows import Columns, Reject, Row, Span
+from anwen.files.rows import Columns, Reject, Row, Span, by_field
 
 GROUP_BYTES = 2**30
 """Most bytes of a row group, uncompressed, as the footer states them."""
@@ -110,21 +110,19 @@ class ParquetSource:
         """Yield the rows of a batch; where it does not validate, row by row, so that only the bad ones are refused."""
         try:
             batch.validate(full=True)
-            lists = [self._values(column) for column in batch.columns]
+            lists = [self._in_microseconds(column).to_pylist() for column in batch.columns]
         except (*self._broken, ValueError):
             if batch.num_rows == 1:
                 yield Reject(first + 1, 0, first + 1, 0, "holds bytes that do not follow the column's type")
-                return
-            for i in range(batch.num_rows):
-                yield from self._rows(batch.slice(i, 1), first + i)
+            else:
+                for i in range(batch.num_rows):
+                    yield from self._rows(batch.slice(i, 1), first + i)
             return
         for number, cells in enumerate(zip(*lists, strict=True), first + 1):
-            values = dict(zip(self._names, cells, strict=True))
-            values.pop(None, None)
-            yield Row(number, 0, number, 0, values)  # type: ignore[arg-type]  # no None is left among the names
+            yield Row(number, 0, number, 0, by_field(self._names, cells))
 
-    def _values(self, column: Any) -> list[object]:
-        types = self._arrow.types
-        if types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's datetime ends at microseconds
-            column = column.cast(self._arrow.timestamp("us", column.type.tz), safe=False)
-        return list(column.to_pylist())
+    def _in_microseconds(self, column: Any) -> Any:
+        """Return a column whose instants have no nanoseconds: Python's datetime has none."""
+        if self._arrow.types.is_timestamp(column.type) and column.type.unit == "ns":
+            return column.cast(self._arrow.timestamp("us", column.type.tz), safe=False)
+        return column

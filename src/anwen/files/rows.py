@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +96,13 @@ class Columns:
         if missing := [name for name in self.required if name not in names]:
             raise MalformedError(f"the file has no column for required fields: {', '.join(missing)}")
         return names
+
+
+def by_field(names: Sequence[str | None], cells: Iterable[object]) -> dict[str, object]:
+    """Return a row's values by field, without those of columns that are left out."""
+    values = dict(zip(names, cells, strict=True))
+    values.pop(None, None)
+    return values  # type: ignore[return-value]  # no None is left among the names
 
 
 def detect_format(path: Path) -> FileFormat:

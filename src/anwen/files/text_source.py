@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from anwen.errors import MalformedError
-from anwen.files.rows import BOM, LINE_BYTES, Columns, Reject, Row, Span
+from anwen.files.rows import BOM, LINE_BYTES, Columns, Reject, Row, Span, by_field
 
 DEPTH = 64
 NUMBER_CHARACTERS = 64
@@ -145,9 +145,7 @@ class CsvSource(TextSource):
         cells = self._cells(_text(raw))
         if len(cells) != len(self._names):
             raise MalformedError(f"expected {len(self._names)} columns, got {len(cells)}")
-        values = dict(zip(self._names, cells, strict=True))
-        values.pop(None, None)
-        return values  # type: ignore[return-value]  # no None is left among the names
+        return by_field(self._names, cells)
 
     def _cells(self, text: str) -> list[str]:
         if '"' in text:

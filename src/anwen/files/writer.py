@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Self
 
 from anwen.errors import ConflictError, MalformedError
 from anwen.files.parquet_source import pyarrow
@@ -21,16 +21,18 @@ from anwen.files.text_source import FORMULA
 PARQUET_GROUP_ROWS = 65_536
 
 
-class RowWriter(Protocol):
+class RowWriter:
     """Takes canonical values by field; a field that is absent is written as no value."""
+
+    def __init__(self, file: BinaryIO, kinds: Mapping[str, str]) -> None:
+        self._file, self._fields = file, tuple(kinds)
 
     def write(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Append rows."""
-        ...
+        raise NotImplementedError
 
     def finish(self) -> None:
-        """Write what is still held back; nothing may be written after it."""
-        ...
+        """Write what is still held back, if anything; nothing may be written after it."""
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ def writing(file: BinaryIO, kinds: Mapping[str, str], file_format: FileFormat) -
     Args:
         kinds: kind by field, in the order of the columns; masked fields are "text".
     """
-    writer = _WRITERS[file_format](file, kinds)
+    writer: RowWriter = _WRITERS[file_format](file, kinds)
     try:
         yield writer
     finally:
@@ -97,30 +99,21 @@ def csv_cell(value: object) -> str:
     return "'" + text if FORMULA.match(text) else text
 
 
-class _CsvWriter:
+class _CsvWriter(RowWriter):
     def __init__(self, file: BinaryIO, kinds: Mapping[str, str]) -> None:
+        super().__init__(file, kinds)
         self._csv = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
-        self._fields = tuple(kinds)
         self._csv.writerow(map(csv_cell, self._fields))
 
     def write(self, rows: Iterable[Mapping[str, object]]) -> None:
         self._csv.writerows([csv_cell(row.get(name)) for name in self._fields] for row in rows)
 
-    def finish(self) -> None:
-        """Do nothing: no row is held back."""
 
-
-class _NdjsonWriter:
-    def __init__(self, file: BinaryIO, kinds: Mapping[str, str]) -> None:
-        self._file, self._fields = file, tuple(kinds)
-
+class _NdjsonWriter(RowWriter):
     def write(self, rows: Iterable[Mapping[str, object]]) -> None:
         for row in rows:
             present = {name: row[name] for name in self._fields if row.get(name) is not None}
             self._file.write(_dump(present).encode() + b"\n")
-
-    def finish(self) -> None:
-        """Do nothing: no row is held back."""
 
 
 _ARROW: dict[str, tuple[str, Callable[..., object]]] = {
@@ -133,7 +126,7 @@ _ARROW: dict[str, tuple[str, Callable[..., object]]] = {
 """Arrow type and conversion by kind; all others are strings. Decimals too: a column of them has one scale for all."""
 
 
-class _ParquetWriter:
+class _ParquetWriter(RowWriter):
     def __init__(self, file: BinaryIO, kinds: Mapping[str, str]) -> None:
         self._arrow = arrow = pyarrow()
         named = {name: _ARROW.get(kind, ("string", str)) for name, kind in kinds.items()}
@@ -159,11 +152,7 @@ class _ParquetWriter:
         self._rows.clear()
 
 
-_WRITERS: dict[FileFormat, Callable[[BinaryIO, Mapping[str, str]], RowWriter]] = {
-    FileFormat.CSV: _CsvWriter,
-    FileFormat.NDJSON: _NdjsonWriter,
-    FileFormat.PARQUET: _ParquetWriter,
-}
+_WRITERS = {FileFormat.CSV: _CsvWriter, FileFormat.NDJSON: _NdjsonWriter, FileFormat.PARQUET: _ParquetWriter}
 
 
 class RejectsWriter:
