@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -18,16 +19,9 @@ class Finding:
         return f"{self.level}: {self.path}: {self.text}"
 
 
-def error(path: str, text: str) -> Finding:
-    """Return a finding that makes the policy unfit to be signed."""
-    return Finding("error", path, text)
-
-
-def warning(path: str, text: str) -> Finding:
-    """Return a finding that officers should mean when they leave it."""
-    return Finding("warning", path, text)
-
-
-def note(path: str, text: str) -> Finding:
-    """Return a consequence in words."""
-    return Finding("note", path, text)
+error = partial(Finding, "error")
+"""Makes the policy unfit to be signed."""
+warning = partial(Finding, "warning")
+"""Officers should mean it when they leave it."""
+note = partial(Finding, "note")
+"""A consequence in words."""
