@@ -184,8 +184,9 @@ def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
     good = setting.folder / "people.ndjson"
     interrupted(setting, rounds, mixed, rows)
     ways = WAYS[:1] if setting.quick else WAYS
-    settings: dict[str, Any] = {"rows": rows, "rounds": setting.rounds(4), "default_batch": DEFAULT_BATCH}
-    for r in range(setting.rounds(4)):
+    count = setting.rounds(3)
+    settings: dict[str, Any] = {"rows": rows, "rounds": count, "default_batch": DEFAULT_BATCH}
+    for r in range(count):
         rounds.floors.append(setting.floors.measure())
         for order, way in enumerate(rotated([*ways, *BATCHES], r)):
             if isinstance(way, Import):

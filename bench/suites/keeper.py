@@ -224,7 +224,7 @@ def k0(rounds: Rounds, *, gate: bool) -> dict[str, tuple[float, str]]:
 def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
     """Run all rounds."""
     rounds, raw = Rounds(), dict[str, list[float]]()
-    count = setting.rounds(8)
+    count = setting.rounds(6)
     for r in range(count):
         rounds.floors.append(setting.floors.measure())
         rounds.add(r, 0, SYSTEM, k0(rounds, gate=r == 0))

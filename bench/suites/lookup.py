@@ -92,7 +92,7 @@ def prepare(setting: Any, system: anwen.System, rows: int) -> dict[str, Any]:
 
 def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
     """Load both sizes, then ask them in turn."""
-    rounds, count = Rounds(), setting.rounds(8)
+    rounds, count = Rounds(), setting.rounds(5)
     sizes = [setting.size(s) for s in SIZES]
     systems: dict[int, anwen.System] = {}
     settings: dict[str, Any] = {"sizes": sizes, "rounds": count}

@@ -21,8 +21,13 @@ from suites.bulk import WAYS, run_import, wrong_rows
 from systems import anwen
 
 ROWS = 100_000
-CLIENTS = (1, 8, 32)
-OPERATIONS = ("open masked", "open", "find", "find + open", "put")
+POINTS = [
+    *((operation, 8) for operation in ("open", "find + open", "put")),
+    *((operation, 1) for operation in ("open masked", "open", "find", "find + open", "put")),
+    *((operation, 32) for operation in ("open", "find + open", "put")),
+]
+"""Operations and how many clients at a time; the first three are what `--quick` does."""
+
 STEPS = {"open masked": (2, 1), "open": (2, 1), "find": (2, 1), "find + open": (3, 2), "put": (2, 2)}
 """Rounds and calls of each operation, and how many of them end in a commit."""
 
@@ -156,7 +161,7 @@ def memory_metrics(system: anwen.System, when: str) -> dict[str, tuple[float, st
 def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
     """Load once; in each round all operations at 1, 8 and 32 clients in rotated order. The first round warms up."""
     rounds, rows, count = Rounds(), setting.size(ROWS), setting.rounds(4)
-    points = [(operation, clients) for clients in CLIENTS for operation in OPERATIONS]
+    points = POINTS[:3] if setting.quick else POINTS
     timed_s = {"quick": 0.5, "bench": 20 / 3, "full": 20.0}[setting.profile]
     raw: dict[str, list[float]] = {}
     with anwen.running(setting.folder / "single") as system:
