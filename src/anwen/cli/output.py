@@ -17,6 +17,8 @@ _HIDDEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\uf
 
 def visible(value: object) -> str:
     """Return a value as text that steers no terminal, whoever wrote it: no control, format or bidi characters."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(visible, value))
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
