@@ -12,32 +12,16 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
-from anwen.formats.unicode_14 import is_assigned
+from anwen.formats.unicode_14 import Ranges, is_assigned
 
 
 class RefusalError(ValueError):
     """Why a value is refused. Carries the reason alone, never the value."""
 
 
-_INVISIBLE_RANGES = (
-    (0xAD, 0xAD),
-    (0x34F, 0x34F),
-    (0x61C, 0x61C),
-    (0x115F, 0x1160),
-    (0x17B4, 0x17B5),
-    (0x180B, 0x180F),
-    (0x200B, 0x200F),
-    (0x202A, 0x202E),
-    (0x2060, 0x206F),
-    (0x2800, 0x2800),
-    (0x3164, 0x3164),
-    (0xFE00, 0xFE0F),
-    (0xFEFF, 0xFEFF),
-    (0xFFA0, 0xFFA0),
-    (0xFFF0, 0xFFFB),
-    (0x1BCA0, 0x1BCA3),
-    (0x1D173, 0x1D17A),
-    (0xE0000, 0xE0FFF),
+_INVISIBLE = Ranges(
+    "ad 34f 61c 115f-1160 17b4-17b5 180b-180f 200b-200f 202a-202e 2060-206f 2800 3164 fe00-fe0f feff ffa0 fff0-fffb "
+    "1bca0-1bca3 1d173-1d17a e0000-e0fff"
 )
 """Default_Ignorable_Code_Point, the blank Braille pattern, and interlinear annotations."""
 
@@ -56,15 +40,14 @@ _good: set[str] = set()  # characters already found good: at most those of Unico
 
 def refusal(character: str) -> str | None:
     """Return why this one character may not stand in a value, or None. About 1 us."""
-    code = ord(character)
-    if any(first <= code <= last for first, last in _INVISIBLE_RANGES):
+    if character in _INVISIBLE:
         return "an invisible character"
     category = unicodedata.category(character)
     if category in _CATEGORY_REASON:
         return _CATEGORY_REASON[category]
     if not is_assigned(character):
         return "a character that Unicode 14 does not assign"
-    if code == 0xFFFD:
+    if character == "\ufffd":
         return "a replacement character (the file was decoded wrongly)"
     return None
 

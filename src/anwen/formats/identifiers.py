@@ -18,9 +18,6 @@ from stdnum.exceptions import InvalidChecksum, InvalidLength, ValidationError
 
 from anwen.formats.characters import RefusalError
 
-PHONE_CHARACTERS = 40
-NATIONAL_ID_CHARACTERS = 64
-
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _DIALLED = re.compile(r"\+?[0-9 ().\-/]+")
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))

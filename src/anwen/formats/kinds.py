@@ -1,8 +1,8 @@
 """Each kind's way from what a file or a program hands in to the one form that is sealed.
 
-Every function takes the field and a value that is not None, and returns the canonical value: a string, integer,
-boolean or JSON container. It raises `RefusalError` with a reason that never repeats the value.
-`normalise` is the door to them. Pure.
+`canonical` is the way in: strings are cleaned by the rules of `characters`, then the kind's own function takes the
+field and the value, which is not None, and returns the canonical value: a string, integer, boolean or JSON container.
+It raises `RefusalError` with a reason that never repeats the value. `normalise` is the door to all this. Pure.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 from anwen.formats import characters, identifiers
 from anwen.formats.characters import RefusalError
 from anwen.model import Field
 
-TEXT_CHARACTERS = 4096
-NAME_CHARACTERS = 256
-ADDRESS_CHARACTERS = 512
 EMAIL_CHARACTERS = 254  # RFC 5321, 4.5.3.1.3 (a path of 256 with its brackets)
 JSON_CHARACTERS = 65_536
 JSON_DEPTH = 32
 DECIMAL_DIGITS = 38
 
+_FROM_STRINGS = frozenset({"text", "name", "address", "email", "phone", "national_id"})
 _INT64 = range(-(2**63), 2**63)
 _EXACT_FLOAT = 2**53
 _INT = re.compile(r"[+-]?[0-9]{1,32}")
@@ -43,66 +42,47 @@ _EMAIL = re.compile(
 _BOOL = {"true": True, "false": False, "1": True, "0": False}
 
 
-def string(value: object, limit: int) -> str:
-    """Return `value` if it is a string of at most twice `limit` characters (composing may still shorten it)."""
-    if not isinstance(value, str):
+def canonical(field: Field, value: object) -> object:
+    """Return the canonical value of a known kind. Raises RefusalError."""
+    convert, limit = BY_KIND[field.kind]
+    if limit and isinstance(value, str):
+        if len(value) > 2 * limit:  # composing may still shorten it
+            raise RefusalError(f"expected at most {limit} characters, got {len(value)}")
+        value = characters.lines(value) if field.kind == "text" else characters.one_line(value)
+        if field.kind in ("text", "name", "address") and len(value) > limit:
+            raise RefusalError(f"expected at most {limit} characters, got {len(value)}")
+    elif field.kind in _FROM_STRINGS:
         raise RefusalError(f"expected a string, got {type(value).__name__}")
-    if len(value) > 2 * limit:
-        raise RefusalError(f"expected at most {limit} characters, got {len(value)}")
+    return convert(field, value)
+
+
+def text(field: Field, value: str) -> str:
+    """Return text in NFKC with its line breaks; one of `field.values` where the field lists them."""
+    if field.values is not None and value not in field.values:
+        raise RefusalError(f"expected one of {', '.join(field.values)}")
     return value
 
 
-def _within(text: str, limit: int) -> str:
-    if len(text) > limit:
-        raise RefusalError(f"expected at most {limit} characters, got {len(text)}")
-    return text
-
-
-def text(field: Field, value: object) -> str:
-    """Return text in NFKC with its line breaks; one of `field.values` where the field lists them."""
-    result = _within(characters.lines(string(value, TEXT_CHARACTERS)), TEXT_CHARACTERS)
-    if field.values is not None and result not in field.values:
-        raise RefusalError(f"expected one of {', '.join(field.values)}")
-    return result
-
-
-def name(_field: Field, value: object) -> str:
+def name(_field: Field, value: str) -> str:
     """Return a person's name on one line: at least one letter, no word of mixed scripts."""
-    result = _within(characters.one_line(string(value, NAME_CHARACTERS)), NAME_CHARACTERS)
-    if not any(map(str.isalpha, result)):
+    if not any(map(str.isalpha, value)):
         raise RefusalError("expected at least one letter")
-    characters.check_scripts(result)
-    return result
+    characters.check_scripts(value)
+    return value
 
 
-def address(_field: Field, value: object) -> str:
-    """Return a postal address on one line."""
-    return _within(characters.one_line(string(value, ADDRESS_CHARACTERS)), ADDRESS_CHARACTERS)
-
-
-def email(_field: Field, value: object) -> str:
+def email(_field: Field, value: str) -> str:
     """Return an address of the plain kind (RFC 5321 dot-string at a host name), the domain in lower case.
 
     Quoted local parts, comments, address literals and characters outside ASCII are refused; write an
     internationalised domain as ``xn--``.
     """
-    result = characters.one_line(string(value, EMAIL_CHARACTERS))
-    if len(result) > EMAIL_CHARACTERS or _EMAIL.fullmatch(result) is None:
+    if len(value) > EMAIL_CHARACTERS or _EMAIL.fullmatch(value) is None:
         raise RefusalError("expected an e-mail address such as a@b.example, in ASCII")
-    local, _, domain = result.rpartition("@")
+    local, _, domain = value.rpartition("@")
     if len(local) > 64:
         raise RefusalError("expected at most 64 characters before the @")
     return f"{local}@{domain.lower()}"
-
-
-def phone(field: Field, value: object) -> str:
-    """Return a phone number as E.164, such as +8613800138000; see `identifiers.e164`."""
-    return identifiers.e164(characters.one_line(string(value, identifiers.PHONE_CHARACTERS)), field.region)
-
-
-def national_id(field: Field, value: object) -> str:
-    """Return a national identifier in its scheme's compact form; see `identifiers.national_id`."""
-    return identifiers.national_id(characters.one_line(string(value, identifiers.NATIONAL_ID_CHARACTERS)), field.scheme)
 
 
 def calendar_date(_field: Field, value: object) -> str:
@@ -113,11 +93,10 @@ def calendar_date(_field: Field, value: object) -> str:
         return value.date().isoformat()
     if isinstance(value, date):
         return value.isoformat()
-    plain = characters.one_line(string(value, 32))
-    if _DATE.fullmatch(plain) is None:
+    if not isinstance(value, str) or _DATE.fullmatch(value) is None:
         raise RefusalError("expected a date as YYYY-MM-DD")
     try:
-        return date.fromisoformat(plain).isoformat()
+        return date.fromisoformat(value).isoformat()
     except ValueError:
         raise RefusalError("expected a date that exists, as YYYY-MM-DD") from None
 
@@ -128,11 +107,10 @@ def instant(_field: Field, value: object) -> str:
     A time without an offset is refused: guessing a zone would move it by hours.
     """
     if not isinstance(value, datetime):
-        plain = characters.one_line(string(value, 64)).upper()
-        if _DATETIME.fullmatch(plain) is None:
+        if not isinstance(value, str) or _DATETIME.fullmatch(value) is None:
             raise RefusalError("expected date and time with an offset, as 2026-01-31T08:00:00Z")
         try:
-            value = datetime.fromisoformat(plain)
+            value = datetime.fromisoformat(value.upper())
         except ValueError:
             raise RefusalError("expected a time that exists, as 2026-01-31T08:00:00Z") from None
     if value.tzinfo is None:
@@ -144,22 +122,21 @@ def instant(_field: Field, value: object) -> str:
     return utc.replace(tzinfo=None, fold=0).isoformat() + "Z"
 
 
-def integer(_field: Field, value: object) -> int:
+def integer(_field: Field, value: Any) -> int:
     """Return an integer of 64 bits. Takes integers, whole floats below 2**53 and decimal digits."""
     if isinstance(value, bool):
         raise RefusalError("expected an integer, got bool")
     if isinstance(value, float | Decimal):
-        if not _is_finite(value) or abs(value) > _EXACT_FLOAT or value != int(value):
+        if not _is_finite(value) or not -_EXACT_FLOAT <= value <= _EXACT_FLOAT or value != int(value):
             raise RefusalError("expected a whole number")
         result = int(value)
     elif isinstance(value, str):
-        plain = characters.one_line(string(value, 32))
-        if _INT.fullmatch(plain) is None:
+        if _INT.fullmatch(value) is None:
             raise RefusalError("expected an integer in decimal digits")
-        result = int(plain)
+        result = int(value)
     else:
         try:
-            result = operator.index(value)  # type: ignore[arg-type]  # numpy's integers among others
+            result = operator.index(value)  # numpy's integers among others
         except TypeError:
             raise RefusalError(f"expected an integer, got {type(value).__name__}") from None
     if result not in _INT64:
@@ -174,17 +151,11 @@ def decimal(_field: Field, value: object) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise RefusalError(f"expected a decimal number, got {type(value).__name__}")
-    if isinstance(value, str):
-        plain = characters.one_line(string(value, 64))
-        if _DECIMAL.fullmatch(plain) is None:
-            raise RefusalError("expected a decimal number in plain digits, such as -12.50")
-        number = Decimal(plain)
-    elif isinstance(value, int):
-        if value not in _INT64:
-            raise RefusalError("expected an integer of at most 64 bits")
-        number = Decimal(value)
-    else:
-        number = Decimal(float.__repr__(value)) if isinstance(value, float) else value
+    if isinstance(value, str) and _DECIMAL.fullmatch(value) is None:
+        raise RefusalError("expected a decimal number in plain digits, such as -12.50")
+    if isinstance(value, int) and value not in _INT64:
+        raise RefusalError("expected an integer of at most 64 bits")
+    number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
     if not number.is_finite():
         raise RefusalError("expected a finite number")
     _sign, digits, exponent = number.as_tuple()
@@ -202,7 +173,7 @@ def boolean(_field: Field, value: object) -> bool:
     """Return a truth value. Takes booleans, and true, false, 1, 0 in any case."""
     if isinstance(value, bool):
         return value
-    result = _BOOL.get(characters.one_line(string(value, 8)).lower()) if isinstance(value, str) else None
+    result = _BOOL.get(value.lower()) if isinstance(value, str) else None
     if result is None:
         raise RefusalError("expected true or false")
     return result
@@ -218,7 +189,7 @@ def json_value(_field: Field, value: object) -> object:
         if len(value) > JSON_CHARACTERS:
             raise RefusalError(f"expected at most {JSON_CHARACTERS} characters of JSON")
         try:
-            value = json.loads(value, object_pairs_hook=_object, parse_int=_json_int, parse_constant=_no_constant)
+            value = json.loads(value, object_pairs_hook=_object)
         except RefusalError:
             raise
         except (ValueError, RecursionError):
@@ -236,16 +207,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(result) != len(pairs):
         raise RefusalError("holds a JSON key twice")
     return result
-
-
-def _json_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise RefusalError("expected integers of at most 64 bits")
-    return int(digits)
-
-
-def _no_constant(_name: str) -> object:
-    raise RefusalError("expected finite numbers")
 
 
 def _json(value: object, depth: int) -> object:
@@ -275,17 +236,18 @@ def _json_number(value: float | Decimal) -> int | float:
     return int(number) if number.is_integer() and abs(number) <= _EXACT_FLOAT else number
 
 
-BY_KIND: dict[str, Callable[[Field, object], object]] = {
-    "text": text,
-    "name": name,
-    "date": calendar_date,
-    "datetime": instant,
-    "int": integer,
-    "decimal": decimal,
-    "bool": boolean,
-    "phone": phone,
-    "email": email,
-    "address": address,
-    "json": json_value,
-    "national_id": national_id,
+BY_KIND: dict[str, tuple[Callable[[Field, Any], object], int | None]] = {
+    "text": (text, 4096),
+    "name": (name, 256),
+    "date": (calendar_date, 32),
+    "datetime": (instant, 64),
+    "int": (integer, 32),
+    "decimal": (decimal, 64),
+    "bool": (boolean, 8),
+    "phone": (lambda field, value: identifiers.e164(value, field.region), 40),
+    "email": (email, EMAIL_CHARACTERS),
+    "address": (lambda _field, value: value, 512),
+    "json": (json_value, None),
+    "national_id": (lambda field, value: identifiers.national_id(value, field.scheme), 64),
 }
+"""What makes a value of each kind canonical, and how many characters a string of it may have."""

@@ -45,15 +45,14 @@ def normalise(field: Field, value: object) -> object:
     Raises:
         MalformedError: the value does not fit the field's kind, or is missing and required.
     """
-    convert = kinds.BY_KIND.get(field.kind)
-    if convert is None:
+    if field.kind not in KINDS:
         raise MalformedError(f"{field.name}: unknown kind {field.kind}")
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         if field.required:
             raise MalformedError(f"{field.name}: a value is required")
         return None
     try:
-        return convert(field, value)
+        return kinds.canonical(field, value)
     except RefusalError as refusal:
         reason = str(refusal)
     except (ValueError, ArithmeticError):  # a native value's own conversion; its text may hold the value

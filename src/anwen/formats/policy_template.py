@@ -12,32 +12,30 @@ from collections.abc import Mapping
 from datetime import date
 
 from anwen.errors import PolicyError
-from anwen.formats.toml_lines import locate, set_value
+from anwen.formats.toml_lines import set_value
 
 OFFICERS, ZONES = "#: officers", "#: zones"
 """Lines of a template that `fill_template` replaces."""
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string of visible characters is a TOML basic string
+def _toml(value: object) -> str:
+    """Return a value as TOML; bytes in hexadecimal."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, date):
+        return value.isoformat()
+    # a JSON string of visible characters is a TOML basic string; so are numbers, true and false
+    return json.dumps(value.hex() if isinstance(value, bytes) else value, ensure_ascii=False)
 
 
-def _inline(values: Mapping[str, object]) -> str:
-    parts = (f"{key} = {_quoted(v.hex() if isinstance(v, bytes) else str(v))}" for key, v in values.items())
-    return "{ " + ", ".join(parts) + " }"
+def _base64(der: bytes) -> str:
+    return base64.b64encode(der).decode()
 
 
-def _officer_tables(officers: Mapping[str, tuple[str, bytes]]) -> str:
+def _tables(of: str, tables: Mapping[str, Mapping[str, object]]) -> str:
     return "\n".join(
-        f"[officers.{name}]\nperson = {_quoted(person)}\nkey = {_quoted(base64.b64encode(der).decode())}\n"
-        for name, (person, der) in officers.items()
-    )
-
-
-def _zone_tables(zones: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
-    return "\n".join(
-        f"[zones.{name}]\n" + "".join(f"{part} = {_inline(values)}\n" for part, values in zone.items())
-        for name, zone in zones.items()
+        f"[{of}.{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+        for name, table in tables.items()
     )
 
 
@@ -69,23 +67,18 @@ def fill_template(
     declared = set(tomllib.loads(text).get("principals", {}))
     if declared != set(principals):
         raise PolicyError(f"template: expected keys for principals {sorted(declared)}, got {sorted(principals)}")
-    for mark, tables in ((OFFICERS, _officer_tables(officers)), (ZONES, _zone_tables(zones))):
+    signers = {id_: {"person": person, "key": _base64(der)} for id_, (person, der) in officers.items()}
+    for mark, tables in ((OFFICERS, _tables("officers", signers)), (ZONES, _tables("zones", zones))):
         if f"\n{mark}\n" not in text:
             raise PolicyError(f"template: expected a line {mark!r}, got none")
         text = text.replace(f"\n{mark}\n", f"\n{tables}", 1)
-    vault = {
-        "id": _quoted(vault_id.hex()),
-        "name": _quoted(name),
-        "version": "1",
-        "expires": expires.isoformat(),
-        "single_machine": "true" if single_machine else "false",
-    }
-    vault |= {key: str(n) for key, n in (("threshold", threshold), ("quorum", quorum)) if n is not None}
+    vault = {"id": vault_id, "name": name, "version": 1, "expires": expires, "single_machine": single_machine}
+    vault |= {key: number for key, number in (("threshold", threshold), ("quorum", quorum)) if number is not None}
     try:
         for key, value in vault.items():
-            text = set_value(text, ("vault",), key, value)
+            text = set_value(text, ("vault",), key, _toml(value))
         for principal, der in principals.items():
-            text = set_value(text, ("principals", principal), "key", _quoted(base64.b64encode(der).decode()))
+            text = set_value(text, ("principals", principal), "key", _toml(_base64(der)))
     except KeyError as error:
         raise PolicyError(f"template: expected a header of table {error}, got none") from None
     return text
@@ -99,8 +92,10 @@ def write_version(text: str, version: int, previous: bytes) -> str:
     """
     wanted = {"version": version, "previous": previous.hex()}
     try:
-        tomllib.loads(text)
-        edited = _with_version(text, version, _quoted(previous.hex()))
+        tomllib.loads(text)  # `set_value` takes valid TOML alone
+        edited = text
+        for key, value in wanted.items():
+            edited = set_value(edited, ("vault",), key, _toml(value))
         vault = tomllib.loads(edited)["vault"]
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"expected TOML with a table [vault], got: {error}") from None
@@ -109,13 +104,3 @@ def write_version(text: str, version: int, previous: bytes) -> str:
     if {key: vault.get(key) for key in wanted} != wanted:
         raise PolicyError("expected version and previous on lines of their own under [vault]")
     return edited
-
-
-def _with_version(text: str, version: int, previous: str) -> str:
-    text = set_value(text, ("vault",), "version", str(version))
-    places = locate(text)
-    if ("vault", "previous") in places:
-        return set_value(text, ("vault",), "previous", previous)
-    end = text.find("\n", places["vault", "version"].end)
-    end = len(text) if end < 0 else end
-    return f"{text[:end]}\nprevious = {previous}{text[end:]}"
