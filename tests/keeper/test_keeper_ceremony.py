@@ -158,6 +158,20 @@ async def test_a_signed_deviation_names_the_deviator_and_opens_nothing(rig, op, 
     assert opened(rig) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("part", [bytes(32), bytes(31), bytes(33), b""])
+async def test_who_reveals_something_else_than_he_committed_to_is_named(rig, part):
+    """The last to reveal would choose the key."""
+
+    def change(text):
+        session = rig.keepers["b"]._ceremony._sessions["record", 1]
+        session.contributions = dict.fromkeys(session.contributions, part)
+        return text
+
+    with pytest.raises(ProofError, match="keeper b: its contribution is not the one"):
+        await run_ceremony("record", 1, tampering(rig, "announce", "b", change))
+    assert opened(rig) == []
+
+
 @pytest.mark.parametrize("op", SAMPLES)
 @pytest.mark.parametrize("how", ["changed", "cut", "empty", "another's", "other signature"])
 async def test_an_unsigned_deviation_names_whose_statement_does_not_verify(rig, op, how):

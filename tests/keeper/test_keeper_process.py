@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from keeper_rig import VAULT, Clock, People, Rig, plain
 
-from anwen.errors import AnwenError, GrantError, UnavailableError
+from anwen.errors import AnwenError, GrantError, StorageError, UnavailableError
 from anwen.formats import answer, policy_chain
+from anwen.keeper.app import check_swap
 from anwen.keeper.coordinator import peer_calls, run_ceremony
 from anwen.net.connection import Pool
 from anwen.net.tls import make_certificate, pin_of_pem
@@ -205,3 +206,24 @@ async def test_an_unexpected_error_shows_nothing_but_its_class(vault, tmp_path):
     assert process.returncode == 1
     assert mark.encode() not in out + err
     assert b"Traceback" not in err
+
+
+HEAD = "Filename Type Size Used Priority\n"
+
+
+@pytest.mark.parametrize(
+    ("locked", "swaps", "starts"),
+    [(True, f"{HEAD}/swap", True), (False, HEAD, True), (False, f"{HEAD}/swap", False), (False, "", False)],
+)
+def test_keys_that_could_be_swapped_stop_the_start_but_of_a_vault_for_one_machine(
+    tmp_path, caplog, locked, swaps, starts
+):
+    policy = Rig(tmp_path).policy
+    check_swap(policy, locked=locked, swaps=swaps)
+    assert ("swap is on" in caplog.text) != starts
+    apart = replace(policy, single_machine=False)
+    if starts:
+        check_swap(apart, locked=locked, swaps=swaps)
+    else:
+        with pytest.raises(StorageError):
+            check_swap(apart, locked=locked, swaps=swaps)

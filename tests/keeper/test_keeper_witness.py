@@ -43,7 +43,7 @@ async def test_an_older_copy_of_a_keepers_folder_does_not_serve(rig, tmp_path):
     await rig.keepers["a"].close()
     restore(rig, "a", tmp_path / "old")
     keeper = rig.open("a")
-    with pytest.raises(RollbackError):
+    with pytest.raises(RollbackError, match="a peer has seen 5"):
         await keeper.start()
     for op in ("open", "state", "policy"):
         with pytest.raises(RollbackError):

@@ -24,6 +24,7 @@ from typing import Any
 from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
 from anwen.keeper.coordinator import PeerCall, peer_calls
 from anwen.keeper.service import Keeper
+from anwen.model import Policy
 from anwen.net.server import Limits, serve
 from anwen.net.tls import server_context
 
@@ -38,30 +39,41 @@ PEER_OPS = ("cosign", "last_seen", *(f"ceremony_{step}" for step in _STEPS))
 _log = logging.getLogger("anwen.keeper")
 
 
-def harden() -> None:
-    """Keep this process's memory off every disk and away from other processes. Raises StorageError where it cannot."""
+def harden() -> bool:
+    """Keep this process from being dumped or read by others; return whether its memory is locked, off every disk."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    locked = libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
-    if not locked and _swap_is_on():
-        raise StorageError("memory cannot be locked and swap is on: raise RLIMIT_MEMLOCK or turn swap off")
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    if os.geteuid() != 0 and limit != resource.RLIM_INFINITY:
+        return False  # under a limit, locking what is still to be allocated makes allocations fail later
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+    return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
-def _swap_is_on() -> bool:
-    with contextlib.suppress(OSError):
-        return len(Path("/proc/swaps").read_text().splitlines()) > 1
-    return True
+def check_swap(policy: Policy, *, locked: bool, swaps: str) -> None:
+    """Raise StorageError where keys might be swapped to a disk; a vault on a single machine is only warned.
+
+    Args:
+        swaps: what /proc/swaps says: a line of names, and one for each swap that is on.
+    """
+    if locked or len(swaps.splitlines()) == 1:
+        return
+    problem = "memory cannot be locked and swap is on: set RLIMIT_MEMLOCK to unlimited or turn swap off"
+    if not policy.single_machine:
+        raise StorageError(problem)
+    _log.warning("%s; going on, since this vault is for a single machine", problem)
 
 
-async def run(folder: Path) -> None:
-    """Serve the keeper in `folder` until SIGTERM or SIGINT.
+async def run(folder: Path, *, locked: bool) -> None:
+    """Serve the keeper in `folder` until SIGTERM or SIGINT; `locked` as `harden` returned.
 
     Raises:
         AnwenError: it cannot start, or finds that its state was rolled back.
     """
     calls: dict[str, PeerCall] = {}
     keeper = Keeper.open(folder, peers=calls)
+    check_swap(keeper.policy, locked=locked, swaps=_read_swaps())
     calls |= peer_calls(keeper.policy)
     del calls[keeper.identity.keeper]
     mine = keeper.policy.keepers[keeper.identity.keeper]
@@ -94,6 +106,12 @@ async def run(folder: Path) -> None:
     finally:
         await peers.aclose()
         await keeper.close()
+
+
+def _read_swaps() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/swaps").read_text()
+    return ""  # unknown counts as on
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -140,8 +158,7 @@ def main() -> int:
         sys.stderr.write("usage: anwen-keeper FOLDER\n")
         return 64
     try:
-        harden()
-        asyncio.run(run(Path(sys.argv[1])))
+        asyncio.run(run(Path(sys.argv[1]), locked=harden()))
     except RollbackError as error:
         _log.critical("%s: %s", error.code, error)
         return 2
