@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterator
 
-from anwen.model import INDEX_CLASS, RENDITION, Budget, Collection, Policy
-from anwen.policy.check_roles import role_findings
+from anwen.model import INDEX_CLASS, RENDITION, Collection, Policy
+from anwen.policy.check_roles import role_findings, too_small
 from anwen.policy.entropy import index_leak, mask_problem
 from anwen.policy.finding import Finding, error, note, warning
 
@@ -69,27 +69,20 @@ def _officers(policy: Policy) -> Iterator[Finding]:
     keys = Tally(officer.person_key for officer in policy.officers.values())
     for officer in policy.officers.values():
         if keys[officer.person_key] > 1:
-            yield warning(
-                f"officers.{officer.id}.person",
-                f"this person has {keys[officer.person_key]} keys; in the quorum they count once",
-            )
+            count = f"{keys[officer.person_key]} keys; in the quorum they count once"
+            yield warning(f"officers.{officer.id}.person", f"this person has {count}")
         if any(p.public_key == officer.public_key for p in policy.principals.values()):
             yield error(f"officers.{officer.id}.key", "is also a principal's key: who asks must not decide who may")
-    if policy.quorum < 2 and len(keys) > 1:
-        yield error(
-            "vault.quorum",
-            f"one of {len(keys)} persons alone can change who may see what, and give a keeper away. At least 2",
-        )
+    persons, path = len(keys), "vault.quorum"
+    if policy.quorum < 2 and persons > 1:
+        why = f"one of {persons} persons alone can change who may see what, and give a keeper away. At least 2"
+        yield error(path, why)
     elif policy.quorum < 2:
-        yield warning(
-            "vault.quorum",
-            "a vault of one person: who takes that person's key decides who may see what. Name a second officer",
-        )
-    elif policy.quorum == len(keys):
-        yield warning(
-            "vault.quorum",
-            f"all {len(keys)} persons must sign: one lost key freezes this policy for good. Name one officer more",
-        )
+        why = "who takes that person's key decides who may see what. Name a second officer"
+        yield warning(path, f"a vault of one person: {why}")
+    elif policy.quorum == persons:
+        why = "one lost key freezes this policy for good. Name one officer more"
+        yield warning(path, f"all {persons} persons must sign: {why}")
 
 
 def _host(address: str) -> str:
@@ -123,31 +116,19 @@ def _zones(policy: Policy) -> Iterator[Finding]:
         yield warning("zones", "one node alone: when its zone fails, nothing can be read or written")
 
 
-def _limit(path: str, budget: Budget, parts: int) -> Iterator[Finding]:
-    if min(budget.per_hour, budget.per_day) < parts:
-        yield error(
-            path,
-            f"each keeper enforces a {parts}th part, rounded down (n - t + 1 = {parts}): a limit below {parts} "
-            "allows nothing",
-        )
-
-
 def _collection(policy: Policy, collection: Collection) -> Iterator[Finding]:
     path = f"collections.{collection.name}"
     if collection.retention_days > LONG_RETENTION_DAYS:
         years = collection.retention_days // 365
         yield note(f"{path}.retention_days", f"kept for {years} years: be ready to say why (GDPR art. 5(1)(e))")
-    subject = policy.collections.get(collection.subject)
-    if subject is not None and collection.retention_days > subject.retention_days:
-        yield warning(
-            f"{path}.retention_days",
-            f"outlasts the person it is about: {subject.name} ends after {subject.retention_days} days, "
-            f"this after {collection.retention_days}",
-        )
+    days, subject = collection.retention_days, policy.collections.get(collection.subject)
+    if subject is not None and days > subject.retention_days:
+        ends = f"{subject.name} ends after {subject.retention_days} days, this after {days}"
+        yield warning(f"{path}.retention_days", f"outlasts the person it is about: {ends}")
     if collection.dates == "second":
         yield note(f"{path}.dates", "the store and keepers see to the second when each record was collected")
     for counter, budget in collection.limits.items():
-        yield from _limit(f"{path}.limits.{counter}", budget, policy.answers_to_defeat)
+        yield from too_small(policy, f"{path}.limits.{counter}", budget)
     for data_class in collection.classes:
         if not collection.fields_of(data_class.name):
             yield warning(f"{path}.classes.{data_class.name}", "has no field")
@@ -159,11 +140,9 @@ def _collection(policy: Policy, collection: Collection) -> Iterator[Finding]:
 def _fields(collection: Collection) -> Iterator[Finding]:
     for field in collection.fields:
         path = f"collections.{collection.name}.fields.{field.name}"
-        leak, problem = index_leak(field), mask_problem(field)
-        if leak is not None:
-            yield error(f"{path}.index", leak)
-        if problem is not None:
-            yield error(f"{path}.mask", problem)
+        for option, problem in (("index", index_leak(field)), ("mask", mask_problem(field))):
+            if problem is not None:
+                yield error(f"{path}.{option}", problem)
         if field.mask is not None and field.kind in ("name", "email"):
             yield note(f"{path}.mask", f"the last four characters of a {field.kind} say little to who sees the list")
 

@@ -39,31 +39,31 @@ def role_findings(policy: Policy) -> Iterator[Finding]:
         yield from _needed(policy, role, purposes)
         yield from _import_and_find(policy, role, purposes)
         for counter, budget in role.budgets.items():
-            yield from _budget(policy, f"{path}.budgets.{counter}", counter, budget)
+            where = f"{path}.budgets.{counter}"
+            yield from list(too_small(policy, where, budget)) or [_budget(policy, where, counter, budget)]
             if holders > 1:
-                yield note(
-                    f"{path}.budgets.{counter}",
-                    f"{holders} principals have this role: together {holders * budget.per_day:,} a day",
-                )
+                together = f"together {holders * budget.per_day:,} a day"
+                yield note(where, f"{holders} principals have this role: {together}")
         yield from _records_of_one(path, role)
 
 
-def _budget(policy: Policy, path: str, counter: Counter, budget: Budget) -> Iterator[Finding]:
-    parts, n, t = policy.answers_to_defeat, len(policy.keepers), policy.threshold
-    if min(budget.per_hour, budget.per_day) < parts:
-        yield error(
-            path,
-            f"each keeper enforces {min(budget.per_hour, budget.per_day)} / {parts} (n - t + 1), rounded down: "
-            f"nothing. At least {parts}, or leave it out",
-        )
-        return
+def too_small(policy: Policy, path: str, budget: Budget) -> Iterator[Finding]:
+    """Yield an error when no keeper's part of a limit allows anything."""
+    least, parts = min(budget.per_hour, budget.per_day), policy.answers_to_defeat
+    if least < parts:
+        why = f"each keeper enforces {least} / {parts} (n - t + 1), rounded down: a limit below {parts} allows nothing"
+        yield error(path, why)
+
+
+def _budget(policy: Policy, path: str, counter: Counter, budget: Budget) -> Finding:
+    n, t = len(policy.keepers), policy.threshold
     hour, day = effect(policy, counter, budget.per_hour), effect(policy, counter, budget.per_day)
 
     def both(what: str) -> str:
         return f"{getattr(hour, what):,} ({getattr(day, what):,})"
 
     down = f"{both('zone_down')} with one zone down" if n > t else "nothing with one zone down"
-    yield note(
+    return note(
         path,
         f"{_UNITS[counter]} an hour (a day): promised {both('promised')}; each keeper lets {both('keeper')} through. "
         f"A thief of the login reaches {both('thief')}, with {t - 1} of {n} keepers on his side "
