@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import queue
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ T = TypeVar("T")
 GROUP_ROWS = 16_384
 """Rows that share a commit: beyond it the cache spills, and who waits waits long."""
 READERS = 2
+IDLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +117,31 @@ class SqliteStore:
         return result
 
     def _write(self) -> None:
-        """Take what waits, as one transaction. Ends at `close`, after everything that came before it."""
-        while (job := self._jobs.get()) is not None:
-            jobs, rows, last = [job], job.rows, False
-            while rows < GROUP_ROWS and not last:
-                try:
-                    more = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    last = True
-                else:
-                    jobs.append(more)
-                    rows += more.rows
-            self._group([j for j in jobs if j.done.set_running_or_notify_cancel()])
-            if last:
-                break
+        while self._turn():
+            pass  # nothing of a turn is held while the next is waited for
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _turn(self) -> bool:
+        """Run what waits as one transaction; False at `close`, after everything that came before it."""
+        jobs = [self._next()]
+        while jobs[-1] is not None and sum(j.rows for j in jobs if j) < GROUP_ROWS:
+            try:
+                jobs.append(self._jobs.get_nowait())
+            except queue.Empty:
+                break
+        self._group([j for j in jobs if j and j.done.set_running_or_notify_cancel()])
+        return jobs[-1] is not None
+
+    def _next(self) -> _Job | None:
+        """Return the next job; while none comes, give the page cache back to the system."""
+        try:
+            return self._jobs.get(timeout=IDLE_S)
+        except queue.Empty:
+            with contextlib.suppress(sqlite3.Error, OSError, AttributeError):
+                self._db.execute("PRAGMA shrink_memory")
+                ctypes.CDLL(None).malloc_trim(0)  # glibc alone: 17 MB of 80 after an import
+            return self._jobs.get()
 
     def _group(self, jobs: Sequence[_Job]) -> None:
         """Run jobs in one transaction; if one fails, each in its own."""
