@@ -15,7 +15,7 @@ BIN := .venv/bin
 install: .venv/.installed
 
 demo: install  ## the main job on the embedded default, under five minutes
-	$(BIN)/python -m anwen.cli.demo demo
+	$(BIN)/python examples/demo/run.py demo
 
 test: install  ## every test, under ten minutes
 	$(BIN)/python -m pytest -m "not deep"

@@ -7,11 +7,12 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from anwen.errors import UnavailableError
+from anwen.errors import ConflictError, UnavailableError
 from anwen.keeper.coordinator import run_ceremony
 from anwen.model import Policy
 from anwen.net.connection import Pool
@@ -21,6 +22,26 @@ SERIES = ("record", "index", "prehash")
 PeerCall = Callable[[str, bytes], Awaitable[bytes]]
 START_S = 60.0
 STOP_S = 10.0
+LOCK_S, LOCK_STEP_S = 5.0, 0.05
+"""How long processes of a vault whose `up` was killed may take to end before it counts as running."""
+
+BOUND = """
+import ctypes, os, runpy, signal, sys
+parent, *sys.argv = sys.argv[1:]
+prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone
+if prctl:
+    prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(parent):
+    sys.exit("whoever started this has ended already")
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""Runs a module in a process that gets SIGTERM when whoever started it ends, however it ends.
+
+"Whoever" is to the kernel the thread that forked, so start processes from a thread that outlives them: here the event
+loop's, which is the main thread (`anwen up`) or a `client.sync.Loop`'s, closed after they were stopped. The child asks
+for the signal itself, as code between fork and exec is not safe beside other threads; the second look at the parent
+covers one that ended before.
+"""
 
 
 class Running:
@@ -29,15 +50,15 @@ class Running:
     def __init__(self, lock: IO[bytes]) -> None:
         self._lock = lock
         self.processes: dict[str, asyncio.subprocess.Process] = {}
-        self._readers: list[asyncio.Task[None]] = []
 
     async def start(self, name: str, module: str, folder: Path, on_event: Callable[[str], None]) -> None:
         """Start one process and return when it says that it is ready. Raises UnavailableError with its last words."""
         log = (folder / "process.log").open("ab")
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, str(folder), stdin=asyncio.subprocess.DEVNULL,
+            sys.executable, "-c", BOUND, str(os.getpid()), module, str(folder), stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
+            pass_fds=[self._lock.fileno()],  # held until the last process has ended, whatever became of us
         )  # fmt: skip
         log.close()
         self.processes[name] = process
@@ -79,13 +100,25 @@ class Running:
         await self.stop()
 
 
+async def lock(folder: VaultFolder) -> IO[bytes]:
+    """Return the vault's lock, as `VaultFolder.lock` does; waits for what a killed `up` left to end."""
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return folder.lock()
+        except ConflictError:
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(LOCK_STEP_S)
+
+
 async def up(folder: VaultFolder, on_event: Callable[[str], None] = lambda _: None) -> Running:
     """Start a vault's keepers and nodes, hold the key ceremonies that are still to be held, and return when all serve.
 
     Raises: ConflictError: it runs already. UnavailableError: a process did not start.
     """
     policy = folder.policy()
-    running = Running(folder.lock())
+    running = Running(await lock(folder))
     try:
         async with asyncio.TaskGroup() as starting:
             for keeper in policy.keepers:

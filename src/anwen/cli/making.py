@@ -10,7 +10,6 @@ import click
 
 from anwen import supervisor, vault_folder
 from anwen.cli import output
-from anwen.cli.leftovers import stop_leftovers
 from anwen.cli.settings import Settings, command, settings_of
 from anwen.errors import UnavailableError
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
@@ -53,10 +52,6 @@ def up_command(settings: Settings, folder: Path | None) -> None:
     if folder is not None:
         settings.vault = folder
     vault = VaultFolder(settings.folder().path.resolve())
-    vault.lock().close()  # nobody runs it: processes of it that there are have lost whoever started them
-    left = stop_leftovers(vault.path)
-    if left:
-        output.say(f"ended {left} processes that a killed `anwen up` had left")
     asyncio.run(_up(vault, as_json=settings.json))
 
 

@@ -3,15 +3,11 @@
 import base64
 import json
 import os
-import subprocess
-import sys
-import time
 
 import pytest
+from examples.demo.folder import MARK, demo_folder
+from examples.demo.search import Needles, search
 
-from anwen.cli.demo_folder import MARK, demo_folder
-from anwen.cli.demo_search import Needles, search
-from anwen.cli.leftovers import leftovers
 from anwen.errors import ConflictError
 
 VALUES = ["110101199003074477", "+8613800138000", "北京市朝阳区建国路88号", "li.wei@example.org"]
@@ -33,7 +29,7 @@ def test_the_search_finds_a_value_in_every_spelling_anywhere(spell, number):
 
 
 def test_the_search_finds_nothing_in_noise_and_looks_across_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("anwen.cli.demo_search.CHUNK_BYTES", 4096)
+    monkeypatch.setattr("examples.demo.search.CHUNK_BYTES", 4096)
     needles = Needles(VALUES)
     file = tmp_path / "a"
     noise = os.urandom(20_000)
@@ -59,24 +55,3 @@ def test_leftovers_are_removed_and_a_running_demo_is_not(tmp_path):
             pass
     with demo_folder(tmp_path / "demo") as path:
         assert [p.name for p in path.iterdir()] == [MARK]
-
-
-def test_processes_that_a_killed_run_left_are_ended_and_no_others(tmp_path):
-    sleeping = [sys.executable, "-c", "import time; time.sleep(60)", "anwen.keeper.app"]
-    ours = subprocess.Popen([*sleeping, str(tmp_path.resolve() / "demo" / "vault" / "keepers" / "a")])
-    others = subprocess.Popen([*sleeping, str(tmp_path.resolve() / "demo2" / "vault" / "keepers" / "a")])
-    try:
-        until = time.monotonic() + 5
-        while not leftovers(tmp_path.resolve() / "demo") and time.monotonic() < until:
-            time.sleep(0.02)  # exec takes a moment
-        import threading
-
-        threading.Thread(target=ours.wait, daemon=True).start()  # its parent, this test, has to take its exit
-        with demo_folder(tmp_path / "demo"):
-            pass
-        assert ours.poll() is not None
-        assert others.poll() is None
-    finally:
-        ours.kill()
-        others.kill()
-        others.wait()

@@ -1,6 +1,6 @@
 """`make demo`: a whole vault from nothing to a summary, on this machine, in under five minutes.
 
-Run as `python -m anwen.cli.demo FOLDER`. Every step is a command that a reader can repeat by hand.
+Run as `python examples/demo/run.py FOLDER`. Every step is a command that a reader can repeat by hand.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from rich.table import Table
 from anwen import supervisor
 from anwen.cli import failures, main, output
 from anwen.cli.audit import moment
-from anwen.cli.demo_folder import demo_folder
-from anwen.cli.demo_search import SHORTEST, Needles, files_below, search
-from anwen.cli.demo_thief import rob
-from anwen.cli.leftovers import stop_leftovers
 from anwen.client.sync import Loop
 from anwen.errors import AnwenError, IntegrityError, UnavailableError
 from anwen.model import Counter
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
+from folder import demo_folder
+from search import SHORTEST, Needles, files_below, search
+from thief import rob
 
 PEOPLE = int(os.environ.get("ANWEN_DEMO_PEOPLE", "100000"))
 KNOWN_VALUES = 100
@@ -121,8 +120,7 @@ def running(demo: Demo) -> Iterator[None]:
         finally:
             loop.run(processes.stop())
     finally:
-        loop.close()
-        stop_leftovers(demo.path)  # those that an interrupted start had begun to start
+        loop.close()  # processes of a start that was interrupted end with this thread
 
 
 def timed(work: Callable[[], object]) -> float:
