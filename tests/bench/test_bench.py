@@ -77,3 +77,10 @@ def test_a_quick_run_passes_its_gates(name, tmp_path):
     result = json.loads((tmp_path / "work" / "quick" / f"{name}.json").read_text())
     assert result["void"] == []
     assert result["summary"]
+
+
+def test_the_page_shows_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    figures = importlib.import_module("figures")
+    page = (BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert figures.table() in page
