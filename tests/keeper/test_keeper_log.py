@@ -326,7 +326,9 @@ async def test_lost_or_exchanged_files_stop_the_start(rig):
     await keeper.close()
     keys = path / "keys" / "record-1.keys"
     content = keys.read_bytes()
-    for other in (None, (path / "keys" / "index-1.keys").read_bytes(), b"{}", b"junk", content[:-9]):
+    at = content.index(b'"transcript":"') + 14
+    elsewhere = content[:at] + bytes(reversed(content[at : at + 64])) + content[at + 64 :]  # of another ceremony
+    for other in (None, (path / "keys" / "index-1.keys").read_bytes(), b"{}", b"junk", content[:-9], elsewhere):
         keys.unlink()
         if other is not None:
             files.Disk().replace(keys, other, 0o600)

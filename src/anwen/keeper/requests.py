@@ -260,7 +260,7 @@ def _check_stored(ask: Ask, stored: _Stored) -> None:
     rows = {"collection": stored.collection, "subject": stored.subject, "version": cells["version"]}
     if ask.state.denied:
         rows["record"] = records["record"][stored.rows]
-    _check_denied(ask, rows, {0: _values(records["subject"])})
+    _check_denied(ask, rows, {0: _values(records["subject"])} if ask.state.erased or ask.state.restricted else {})
 
 
 def index(ask: Ask) -> Work:
