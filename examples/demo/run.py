@@ -27,7 +27,6 @@ from rich.table import Table
 
 from anwen import supervisor
 from anwen.cli import failures, main, output
-from anwen.cli.audit import moment
 from anwen.client.sync import Loop
 from anwen.errors import AnwenError, IntegrityError, UnavailableError
 from anwen.model import Counter
@@ -167,15 +166,15 @@ def look(demo: Demo) -> str:
     before = time.monotonic()
     found = demo.ask("find", "person", "--stdin", *as_clerk, "overview", stdin=pair)
     seconds = time.monotonic() - before
-    output.records(found, as_json=False)
+    output.table(found)
     demo.note("find by phone", f"{len(found)} found, {seconds:.2f} s", "masked: the last digits alone")
     demo.step("Open the identity class, for a stated purpose; keepers charge and log it before they answer")
     record, subject = found[0]["record"], found[0]["subject"]
     before = time.monotonic()
     opened = demo.ask("open", record, "--classes", "identity", *as_clerk, "casework")
     demo.note("open identity", f"{time.monotonic() - before:.2f} s", "two of three keepers answered")
-    output.records(opened, as_json=False)
-    output.records(demo.ask("list", subject, "incident", "--open", "report", *as_clerk, "casework"), as_json=False)
+    output.table(opened)
+    output.table(demo.ask("list", subject, "incident", "--open", "report", *as_clerk, "casework"))
     return str(subject)
 
 
@@ -202,14 +201,12 @@ def audit(demo: Demo, subject: str) -> None:
     """Show who has seen the person; verify the logs."""
     demo.step("Who has seen this person? Asked of all keepers' logs by the data protection officer")
     seen = demo.ask("audit", "subject", subject, "--as", OFFICER)
-    columns = ("time_ms", "principal", "purpose", "operation", "classes", "keepers")
-    shown = [{**row, "time_ms": moment(row["time_ms"])} for row in seen]
-    output.table(["time (UTC)", *columns[1:]], [[row[c] for c in columns] for row in shown])
+    output.table(seen)
     demo.note("who has seen", f"{len(seen)} requests", "time, who, why, which classes")
     demo.step("Is every log whole? From its first entry to the checkpoint that its peers cosigned")
     time.sleep(1.5)  # keepers cosign each other's newest entries once a second
     verdicts = demo.ask("audit", "verify", "--as", OFFICER)
-    output.table(list(verdicts[0]), [list(v.values()) for v in verdicts])
+    output.table(verdicts)
     whole = sum(v["ok"] for v in verdicts)
     demo.note("verify the logs", f"{whole} of {len(verdicts)} whole", "Merkle trees, cosigned by peers")
 
@@ -291,10 +288,8 @@ def entry(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return failures.USAGE
-    except OSError as error:
-        return failures.report_file(error)
     except Exception as error:  # noqa: BLE001 - the process edge
-        return failures.report_unexpected(error)
+        return failures.report_other(error)
     return failures.OK
 
 

@@ -94,7 +94,7 @@ def test_usage_errors_exit_with_two(capsys):
 def test_help_lists_every_command_and_every_command_has_help(capsys):
     assert main.run(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name in main.COMMANDS:
+    for name in main.cli.commands:
         assert f"  {name} " in shown
         assert main.run([name, "--help"]) == 0
         assert capsys.readouterr().out.startswith("Usage: anwen " + name)

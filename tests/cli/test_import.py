@@ -182,8 +182,7 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     rejects = tmp_path / "p.csv.rejects"
     jobs = one_part(here, file, rejects, 32)
-    part = import_part.PartImport(jobs, lambda told: None, lambda: False)
-    assert import_part.run_part(part)["code"] == "budget"
+    assert import_part.run_part(jobs, lambda told: None).code == "budget"
     noted = ImportFolder(rejects).load(0)
     assert noted.counts["stored"] == 64
     assert noted.stored == [(97, 128)]  # the batch behind the refused one was stored, and is not sent again

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +18,11 @@ import click
 
 from anwen.access import connect_async
 from anwen.cli import failures, output
-from anwen.cli.settings import Settings, command, settings_of
+from anwen.cli.settings import Settings, cli, settings_of
 from anwen.client.session import Session
-from anwen.errors import AnwenError, GrantError, IntegrityError
+from anwen.errors import AnwenError, GrantError
 from anwen.formats import policy_chain, policy_file, wire
-from anwen.formats.answer import verify_receipt
+from anwen.formats.answer import Header, verify_receipt
 from anwen.model import Policy
 from anwen.net.connection import Pool
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
@@ -42,17 +43,13 @@ class Check:
     code: int = failures.FAILED
 
 
-@command()
+@cli.command("doctor")
 @settings_of
-def doctor_command(settings: Settings) -> None:
+def doctor(settings: Settings) -> None:
     """Check policy, keepers, nodes, clocks, files and this machine. Exit code: the worst failure's."""
     folder = settings.folder()
     checks = [*_policy(folder), *_files(folder), *_machine(folder), *asyncio.run(_services(settings, folder))]
-    for check in checks:
-        if settings.json:
-            output.emit({"level": check.level, "what": check.what, "text": check.text})
-        else:
-            click.echo(f"{check.level:<5} {check.what}: {check.text}")
+    settings.show([{k: v for k, v in dataclasses.asdict(c).items() if k != "code"} for c in checks])
     failed = [c.code for c in checks if c.level == "fail"]
     warned = sum(c.level == "warn" for c in checks)
     output.say(f"{len(failed)} failed, {warned} to look at, {len(checks) - len(failed) - warned} fine")
@@ -65,14 +62,8 @@ def _policy(folder: VaultFolder) -> Iterator[Check]:
     days = (policy.expires_s - time.time()) / 86_400
     day = dt.datetime.fromtimestamp(policy.expires_s, dt.UTC).date()
     signed = f"version {policy.version}, signed by its quorum, expires {day}"
-    if days <= 0:
-        yield Check("fail", "policy", f"{signed}: expired; anwen policy next --renew, then have officers sign")
-    elif days <= EXPIRY_WARN_DAYS:
-        yield Check(
-            "warn", "policy", f"{signed}: in {days:.0f} days; anwen policy next --renew, then have officers sign"
-        )
-    else:
-        yield Check("ok", "policy", signed)
+    renew = "; anwen policy next --renew, then have officers sign" if days <= EXPIRY_WARN_DAYS else ""
+    yield Check("fail" if days <= 0 else "warn" if renew else "ok", "policy", signed + renew)
     if folder.toml.exists():
         try:
             edited = policy_chain.digest(policy_file.parse_toml(folder.toml.read_text())) != policy_chain.digest(policy)
@@ -88,15 +79,11 @@ def _files(folder: VaultFolder) -> Iterator[Check]:
     store = [p for p in folder.path.glob("store/*") if p.is_file()]
     for what, paths in (("secret keys", secret), ("store", store)):
         open_to_others = [str(p.relative_to(folder.path)) for p in paths if p.stat().st_mode & 0o077]
-        if open_to_others:
-            yield Check("fail", what, f"others may read {', '.join(open_to_others[:5])}: chmod 600")
-        else:
-            yield Check("ok", what, f"{len(paths)} files, for their owner alone")
+        said = f"others may read {', '.join(open_to_others[:5])}: chmod 600" if open_to_others else "for owners alone"
+        yield Check("fail" if open_to_others else "ok", what, f"{len(paths)} files, {said}")
     officers = list(folder.path.glob("officers/*.key"))
     if len(officers) > 1:
-        yield Check(
-            "warn", "officers", f"keys of {len(officers)} officers lie together here; each belongs to one person"
-        )
+        yield Check("warn", "officers", f"{len(officers)} keys lie together here; each belongs to one person")
 
 
 def _machine(folder: VaultFolder) -> Iterator[Check]:
@@ -112,66 +99,58 @@ def _machine(folder: VaultFolder) -> Iterator[Check]:
     yield Check("warn" if free < DISK_WARN_BYTES else "ok", "disk", text)
 
 
-def any_session(settings: Settings, folder: VaultFolder, policy: Policy) -> tuple[Session, str] | None:
-    """Return a session and purpose of whichever principal's key is at hand, the one asked for first."""
-    names = [settings.key] if settings.key else [p for p in policy.principals if _key(folder, p).exists()]
-    for name in names:
-        principal = Path(name).stem if name.endswith(".key") else name
-        if principal in policy.principals and policy.roles[policy.principals[principal].role].purposes:
-            purpose = min(policy.roles[policy.principals[principal].role].purposes)
-            with contextlib.suppress(AnwenError):  # a key that others may read, say: its own line names it
-                return connect_async(folder.path, key=name, purpose=purpose).session, purpose
-    return None
-
-
-def _key(folder: VaultFolder, principal: str) -> Path:
-    return folder.path / "principals" / f"{principal}.key"
+@contextlib.asynccontextmanager
+async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[tuple[Session, str] | None]:
+    """Yield a session and purpose of whichever principal's key is at hand, the one asked for first."""
+    policy = folder.policy()
+    for name in [settings.key] if settings.key else policy.principals:
+        principal = policy.principals.get(Path(name).stem if name.endswith(".key") else name)
+        if principal and policy.roles[principal.role].purposes:
+            purpose = min(policy.roles[principal.role].purposes)
+            with contextlib.suppress(AnwenError):  # no key here, or one that others may read: its own line names it
+                vault = connect_async(folder.path, key=name, purpose=purpose)
+                break
+    else:
+        yield None
+        return
+    async with vault:
+        yield vault.session, purpose
 
 
 async def _services(settings: Settings, folder: VaultFolder) -> list[Check]:
     policy = folder.policy()
-    asking = any_session(settings, folder, policy) if policy.expires_s > time.time() else None
-    try:
+    async with _asking(settings, folder) as asking:
         keepers = [
             _keeper(policy, k, *asking) if asking else _reach(f"keeper {k}", info.address, info.tls_pin)
             for k, info in policy.keepers.items()
         ]
         nodes = [_reach(f"node {n}", info.address, info.tls_pin) for n, info in policy.nodes.items()]
         return list(await asyncio.gather(*keepers, *nodes))
-    finally:
-        if asking:
-            await asking[0].transport.close()
 
 
 async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
     """Return which policy version each keeper has, as far as they say ("keeper a": 2)."""
-    policy = folder.policy()
-    asking = any_session(settings, folder, policy) if policy.expires_s > time.time() else None
-    if asking is None:
-        return {}
-    session, purpose = asking
     found = {}
-    try:
-        for keeper in policy.keepers:
-            try:
-                body = wire.encode("state", session.random(wire.SALT_BYTES))
-                found[f"keeper {keeper}"] = (
-                    await session.send(keeper, "state", purpose, body, None)
-                ).header.policy_version
-            except AnwenError:
-                continue  # what is down is named when it is sent to
-    finally:
-        await session.transport.close()
+    async with _asking(settings, folder) as asking:
+        for keeper in folder.policy().keepers if asking else ():
+            assert asking is not None
+            with contextlib.suppress(AnwenError, TimeoutError):  # what is down is named when it is sent to
+                found[f"keeper {keeper}"] = (await _state(keeper, *asking)).policy_version
     return found
+
+
+async def _state(keeper: str, session: Session, purpose: str) -> Header:
+    """Return what a keeper signs about itself. Raises TimeoutError too."""
+    async with asyncio.timeout(TIMEOUT_S):
+        body = wire.encode("state", session.random(wire.SALT_BYTES))
+        answer = await session.send(keeper, "state", purpose, body, None)
+    return verify_receipt(answer.receipt, session.policy.keepers[keeper].identity)
 
 
 async def _keeper(policy: Policy, keeper: str, session: Session, purpose: str) -> Check:
     what, before = f"keeper {keeper}", time.time()
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            body = wire.encode("state", session.random(wire.SALT_BYTES))
-            answer = await session.send(keeper, "state", purpose, body, None)
-        header = verify_receipt(answer.receipt, policy.keepers[keeper].identity)
+        header = await _state(keeper, session, purpose)
     except TimeoutError:
         return Check("fail", what, f"no answer within {TIMEOUT_S:g} s", failures.UNAVAILABLE)
     except AnwenError as error:
@@ -195,10 +174,9 @@ async def _reach(what: str, address: str, pin: bytes) -> Check:
         await pool.post("/v1/state", None, b"", TIMEOUT_S)
     except GrantError:
         pass
-    except IntegrityError as error:
-        return Check("fail", what, f"{error.code}: {error}", failures.INTEGRITY)
     except AnwenError as error:
-        return Check("fail", what, f"{error.code}: {error}", failures.UNAVAILABLE)
+        code = failures.INTEGRITY if failures.exit_code(error) == failures.INTEGRITY else failures.UNAVAILABLE
+        return Check("fail", what, f"{error.code}: {error}", code)
     finally:
         await pool.aclose()
     return Check("ok", what, f"answers at {address} with its pinned key")

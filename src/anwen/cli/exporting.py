@@ -1,44 +1,52 @@
-"""`anwen export` and `unseal`: a collection into a file, under budget, sealed to a recipient unless told otherwise."""
+"""`anwen export`, `unseal` and `recipient-key`: a collection into a file, under budget, sealed."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import click
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from anwen.cli import failures, output
-from anwen.cli.finding import class_list
-from anwen.cli.settings import Settings, check_opens, collection_of, command, settings_of
+from anwen.cli.settings import (
+    EXISTING,
+    PATH,
+    Settings,
+    check_opens,
+    class_list,
+    cli,
+    collection_of,
+    format_of,
+    format_option,
+    may_open,
+    purpose_of,
+    settings_of,
+    to_option,
+)
 from anwen.client import sealed_file
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, BudgetError, ConflictError, MalformedError
-from anwen.files import FileFormat, RowWriter, detect_format, new_file, writing
+from anwen.files import RowWriter, new_file, writing
 from anwen.model import Collection
 
 PAGE = 64
 """Records opened at once: all or none of them fit into the budget."""
-SEALED = ".sealed"
-PATH = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@command()
+@cli.command("export")
 @click.argument("collection")
 @click.option("--classes", required=True, metavar="CLASSES", help="What to export, e.g. identity,contact.masked.")
-@click.option("--to", "target", type=PATH, required=True, metavar="FILE", help="A new file; it gets mode 0600.")
-@click.option("--format", "file_format", type=click.Choice([f.value for f in FileFormat]), help="Default: by its name.")
+@to_option
+@format_option
 @click.option("--recipient", type=EXISTING, metavar="KEYFILE.pub", help="Seal to this key (anwen recipient-key).")
 @click.option("--plain", is_flag=True, help="Write plaintext; whoever reads the file reads everybody in it.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many records.")
 @click.option("--with-ids", is_flag=True, help="Also the ids of record and subject.")
 @settings_of
-def export_command(
+def export(
     settings: Settings, *, collection: str, classes: str, target: Path, file_format: str | None,
     recipient: Path | None, plain: bool, limit: int | None, with_ids: bool,
 ) -> None:  # fmt: skip
@@ -48,31 +56,26 @@ def export_command(
     """
     if (recipient is None) != plain:
         raise click.UsageError("to whom? give --recipient KEYFILE.pub, or --plain to write plaintext")
-    inner = Path(target.name.removesuffix(SEALED))
-    chosen = FileFormat(file_format) if file_format else detect_format(inner)
+    chosen = format_of(file_format, Path(target.name.removesuffix(".sealed")))
     key = sealed_file.read_recipient(recipient) if recipient else None
     wanted = class_list(classes)
-    with settings.ask(lambda policy, purpose: _opens(collection_of(policy, collection), wanted, purpose.open)) as vault:
+    with settings.ask(may_open(collection, wanted)) as vault:
         schema = collection_of(vault.policy, collection)
-        check_opens(vault.policy, vault.asynchronous.purpose, schema, wanted)
-        kinds = {"record": "text", "subject": "text"} if with_ids else {}
-        kinds |= _kinds(schema, wanted)
-        with _new_file(target, kinds, chosen, key) as writer:
-            counts = _write(vault, collection, wanted, writer, limit)
-    left_out = {code: n for code, n in counts.items() if code != "written"}
-    if settings.json:
-        output.emit({"written": counts["written"], "left_out": left_out, "file": str(target), "sealed": not plain})
-    output.say(f"{counts['written']:,} records written to {target}{'' if plain else ', sealed'}")
+        check_opens(purpose_of(vault), schema, wanted)
+        kinds = ({"record": "text", "subject": "text"} if with_ids else {}) | _kinds(schema, wanted)
+        with new_file(target) as file:
+            sealed = sealed_file.SealedWriter(file, key) if key else None
+            with writing(cast(BinaryIO, sealed or file), kinds, chosen) as writer:
+                left_out = _write(vault, collection, wanted, writer, limit)
+            if sealed is not None:
+                sealed.finish()
+    written = left_out.pop("written")
+    said = f"{written:,} records written to {target}{'' if plain else ', sealed'}"
+    settings.done(said, written=written, left_out=left_out, file=str(target), sealed=not plain)
     for code, n in left_out.items():
         output.say(f"left out: {n:,} ({code}): {failures.HINTS[code]}")
     if "open" in left_out:
         raise click.exceptions.Exit(failures.INTEGRITY)
-
-
-def _opens(schema: Collection, classes: Sequence[str], allowed: frozenset[tuple[int, int]]) -> bool:
-    named = schema.class_named
-    ids = [(named.get(c.removesuffix(".masked")), c.endswith(".masked")) for c in classes]
-    return all(c is not None and (schema.id, c.rendition_id if masked else c.id) in allowed for c, masked in ids)
 
 
 def _kinds(schema: Collection, classes: Sequence[str]) -> dict[str, str]:
@@ -88,69 +91,52 @@ def _kinds(schema: Collection, classes: Sequence[str]) -> dict[str, str]:
     return kinds
 
 
-def _write(vault: Vault, collection: str, classes: Sequence[str], writer: RowWriter, limit: int | None) -> Counter[str]:
+def _write(vault: Vault, name: str, classes: Sequence[str], writer: RowWriter, limit: int | None) -> dict[str, int]:
     """Write all records; return how many were written, and left out by reason. Raises BudgetError, with a number."""
     counts: Counter[str] = Counter({"written": 0})
-    found = itertools.islice(vault.scan(collection, classes, page=PAGE), limit)
+    found = itertools.islice(vault.scan(name, classes, page=PAGE), limit)
     while page := list(itertools.islice(found, PAGE)):
         complete = [r for r in page if len(r.cells) == len(classes)]
         counts["not_found"] += len(page) - len(complete)  # a class without wrap in this epoch
         try:
             opened = vault.open_each(complete, classes)
         except BudgetError as error:
-            fits = (
-                f"{counts['written']:,} records fitted (--limit)" if counts["written"] else f"fewer than {PAGE} fit now"
-            )
-            message = f"{error}; {fits}; the partial file is removed"
-            raise BudgetError(message, retry_after_s=error.retry_after_s) from None
+            done = counts["written"]
+            fits = f"{done:,} records fitted (--limit)" if done else f"fewer than {PAGE} fit now"
+            said = f"{error}; {fits}; the partial file is removed"
+            raise BudgetError(said, retry_after_s=error.retry_after_s) from None
         for record, values in zip(complete, opened, strict=True):
             if isinstance(values, AnwenError):
                 counts[values.code] += 1
             else:
                 writer.write([{"record": record.id, "subject": record.subject, **values}])
                 counts["written"] += 1
-    return +counts | Counter({"written": counts["written"]})
+    return {code: n for code, n in counts.items() if n or code == "written"}
 
 
-@contextlib.contextmanager
-def _new_file(
-    path: Path, kinds: dict[str, str], file_format: FileFormat, recipient: X25519PublicKey | None
-) -> Iterator[RowWriter]:
-    """Yield a writer of a file that appears under its name only when it is complete; plain without a recipient."""
-    with new_file(path) as file:
-        sealed = sealed_file.SealedWriter(file, recipient) if recipient else None
-        with writing(cast(BinaryIO, sealed or file), kinds, file_format) as writer:
-            yield writer
-        if sealed is not None:
-            sealed.finish()
-
-
-@command()
+@cli.command("unseal")
 @click.argument("file", type=EXISTING)
 @click.option("--key", "key_file", type=EXISTING, required=True, metavar="KEYFILE", help="The recipient's key file.")
-@click.option("--to", "target", type=PATH, required=True, metavar="FILE", help="A new file; it gets mode 0600.")
+@to_option
 @settings_of
-def unseal_command(settings: Settings, file: Path, key_file: Path, target: Path) -> None:
+def unseal(settings: Settings, file: Path, key_file: Path, target: Path) -> None:
     """Open a file that `anwen export` sealed. Nothing appears unless all of it is whole."""
     key = sealed_file.read_recipient_key(key_file)
     size = 0
     with file.open("rb") as source, new_file(target) as plain:
         for chunk in sealed_file.read(source, key):
             size += plain.write(chunk)
-    if settings.json:
-        output.emit({"file": str(target), "bytes": size})
-    output.say(f"{size:,} bytes written to {target}")
+    settings.done(f"{size:,} bytes written to {target}", file=str(target), bytes=size)
 
 
-@command("recipient-key")
+@cli.command("recipient-key")
 @click.argument("target", type=PATH, metavar="OUT")
 @settings_of
-def recipient_key_command(settings: Settings, target: Path) -> None:
+def recipient_key(settings: Settings, target: Path) -> None:
     """Make a key pair for sealed exports: OUT (mode 0600, keep it) and OUT.pub (give it to who exports)."""
     try:
         public = sealed_file.make_recipient(target)
     except FileExistsError as error:
         raise ConflictError(f"{target}: exists; a key is never replaced") from error
-    if settings.json:
-        output.emit({"key": str(target), "public": str(public)})
-    output.say(f"{target}: keep it secret. {public}: give it to whoever exports to you")
+    said = f"{target}: keep it secret. {public}: give it to whoever exports to you"
+    settings.done(said, key=str(target), public=str(public))

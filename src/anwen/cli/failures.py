@@ -11,7 +11,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
@@ -69,11 +68,23 @@ def describe(error: AnwenError) -> dict[str, object]:
 
 def report(error: AnwenError) -> int:
     """Print `error[code]: message` and a hint to standard error; return the exit code."""
-    click.echo(f"error[{error.code}]: {error}", err=True)
+    wait = ""
     if isinstance(error, BudgetError) and error.retry_after_s is not None:
-        click.echo(f"the oldest charge leaves the window in {waiting(error.retry_after_s)}", err=True)
-    click.echo(f"hint: {HINTS.get(error.code, HINTS['error'])}", err=True)
-    return exit_code(error)
+        wait = f"\nthe oldest charge leaves the window in {waiting(error.retry_after_s)}"
+    return _print(error.code, f"{error}{wait}", HINTS.get(error.code, HINTS["error"]), exit_code(error))
+
+
+def report_other(error: BaseException) -> int:
+    """Print what an exception that is not ours may tell: what the system says about a file, or its place."""
+    if isinstance(error, OSError) and error.strerror:
+        said = f"{error.filename or 'file'}: {error.strerror}"
+        return _print("file", said, "check the path, its permissions and the room on the disk", FAILED)
+    return _print("internal", place(error), HINTS["error"], FAILED)
+
+
+def _print(code: str, message: str, hint: str, result: int) -> int:
+    click.echo(f"error[{code}]: {message}\nhint: {hint}", err=True)
+    return result
 
 
 def waiting(seconds: float) -> str:
@@ -93,20 +104,6 @@ def place(error: BaseException) -> str:
     return type(error).__name__
 
 
-def report_unexpected(error: BaseException) -> int:
-    """Print class and place of an exception that is not ours; never its message, which may hold a value."""
-    click.echo(f"error[internal]: {place(error)}", err=True)
-    click.echo("hint: this is a fault in Anwen; please report the line above, it holds no data", err=True)
-    return FAILED
-
-
-def report_file(error: OSError) -> int:
-    """Print what the operating system says about a file."""
-    click.echo(f"error[file]: {error.filename or 'file'}: {error.strerror or type(error).__name__}", err=True)
-    click.echo("hint: check the path, its permissions and the room on the disk", err=True)
-    return FAILED
-
-
 class _OneLine(logging.Handler):
     """Log records without exception texts; of other libraries only where they come from and the exception's class."""
 
@@ -122,12 +119,9 @@ def guard_process() -> None:
     """Take over every way in which Python prints tracebacks by itself, in this process."""
     logging.basicConfig(handlers=[_OneLine(logging.WARNING)], force=True)
 
-    def hook(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
-        report_unexpected(error)
-
-    def hook_of(found: Any) -> None:
+    def hook(found: Any) -> None:
         if found.exc_value is not None:
-            report_unexpected(found.exc_value)
+            report_other(found.exc_value)
 
-    sys.excepthook = hook
-    threading.excepthook = sys.unraisablehook = hook_of
+    sys.excepthook = lambda _, error, __: report_other(error) and None
+    threading.excepthook = sys.unraisablehook = hook

@@ -1,20 +1,32 @@
-"""`anwen find`, `open` and `list`: records masked first, classes opened on demand."""
+"""`anwen find`, `open`, `list`, `update` and `delete`: records masked first, classes opened on demand, then changed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 
 from anwen.cli import failures, output
-from anwen.cli.settings import Settings, check_opens, collection_of, command, masked_classes, settings_of
+from anwen.cli.settings import (
+    Settings,
+    check_opens,
+    class_list,
+    cli,
+    collection_of,
+    masked_classes,
+    may_open,
+    purpose_of,
+    settings_of,
+    stdin_option,
+)
 from anwen.client.records import Record
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, NotFoundError
 from anwen.model import Policy, Purpose
 
-PAGE = 512
+values_argument = click.argument("values", nargs=-1, metavar="[FIELD=VALUE | FIELD]...")
+open_option = click.option("--open", "classes", default="", metavar="CLASSES", help="Open these: identity,contact.")
 
 
 def field_values(pairs: Sequence[str], *, stdin: bool) -> dict[str, str]:
@@ -38,51 +50,47 @@ def field_values(pairs: Sequence[str], *, stdin: bool) -> dict[str, str]:
     return values
 
 
-def class_list(text: str) -> list[str]:
-    """Return "identity,contact" as a list."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def described(record: Record) -> dict[str, object]:
-    """Return what is in clear about a record."""
+def _described(record: Record) -> dict[str, object]:
     return {"record": record.id, "subject": record.subject, "version": record.version}
 
 
-def opened(vault: Vault, records: Sequence[Record], classes: Sequence[str]) -> tuple[list[dict[str, object]], int]:
-    """Return records with their values, or why one does not open, and the exit code of the worst reason."""
-    found = [described(r) for r in records]
-    if not classes:
-        return found, failures.OK
-    for name in {r.collection for r in records}:
-        check_opens(vault.policy, vault.asynchronous.purpose, vault.policy.collections[name], classes)
+def _show(
+    settings: Settings, vault: Vault, records: Sequence[Record], classes: Sequence[str], missing: Sequence[str] = ()
+) -> None:
+    """Open records and show their values, or why one does not open; then the exit code is the worst reason's."""
+    found = [_described(r) for r in records]
     code = failures.OK
-    for item, values in zip(found, vault.open_each(records, classes), strict=True):
-        if isinstance(values, AnwenError):
-            item["error"], code = values.code, max(code, failures.exit_code(values))
-        else:
-            item["values"] = values
-    return found, code
-
-
-def finish(code: int) -> None:
-    """End with an exit code that says that some rows failed."""
+    if classes:
+        for name in {r.collection for r in records}:
+            check_opens(purpose_of(vault), vault.policy.collections[name], classes)
+        for item, values in zip(found, vault.open_each(records, classes), strict=True):
+            if isinstance(values, AnwenError):
+                item["error"], code = values.code, max(code, failures.exit_code(values))
+            else:
+                item["values"] = values
+    settings.show([*found, *({"record": i, "error": "not_found"} for i in missing)])
     if code:
         output.say(f"hint: {failures.HINTS['refused' if code == failures.DENIED else 'integrity']}")
         raise click.exceptions.Exit(code)
+    if missing:
+        raise NotFoundError(f"{len(missing)} of {len(found) + len(missing)} records are not there")
+    output.say(f"{len(found)} records")
 
 
-@command()
+def _get(vault: Vault, ids: Sequence[str], classes: Sequence[str], collection: str) -> tuple[list[Record], list[str]]:
+    """Return records that are there, and the ids of those that are not."""
+    found = vault.get(ids, classes if collection else [], collection=collection)
+    return [r for r in found if r is not None], [i for i, r in zip(ids, found, strict=True) if r is None]
+
+
+@cli.command("find")
 @click.argument("collection")
-@click.argument("values", nargs=-1, metavar="[FIELD=VALUE | FIELD]...")
-@click.option("--stdin", is_flag=True, help="Read FIELD=VALUE lines from standard input: nothing lands in a history.")
-@click.option(
-    "--open", "open_classes", default="", metavar="CLASSES", help="Open these classes, e.g. identity,contact."
-)
+@values_argument
+@stdin_option
+@open_option
 @click.option("--ids", is_flag=True, help="Show ids alone and open nothing.")
 @settings_of
-def find_command(
-    settings: Settings, *, collection: str, values: tuple[str, ...], stdin: bool, open_classes: str, ids: bool
-) -> None:
+def find(settings: Settings, *, collection: str, values: tuple[str, ...], stdin: bool, classes: str, ids: bool) -> None:
     """Find records of COLLECTION that hold all the values; show them masked, as far as the purpose may.
 
     A FIELD without value is asked for: its value stays out of the shell's history and of the process list.
@@ -91,27 +99,18 @@ def find_command(
 
     def fits(policy: Policy, purpose: Purpose) -> bool:
         schema = collection_of(policy, collection)
-        names = [f.id for f in schema.fields if f.name in wanted]
-        return all((schema.id, i) in purpose.search for i in names)
+        return all((schema.id, f.id) in purpose.search for f in schema.fields if f.name in wanted)
 
     with settings.ask(fits) as vault:
         schema = collection_of(vault.policy, collection)
-        classes = class_list(open_classes)
-        if not classes and not ids:
-            classes = masked_classes(vault.policy, vault.asynchronous.purpose, schema)
-        unknown = sorted(set(wanted) - set(schema.field_named))
-        if unknown:
-            raise NotFoundError(
-                f"{collection}: no field {', '.join(unknown)}; there are {', '.join(schema.field_named)}"
-            )
-        found = vault.find(collection, classes, **wanted)
-        rows, code = opened(vault, found, classes)
-    output.records(rows, as_json=settings.json)
-    output.say(f"{len(rows)} found")
-    finish(code)
+        if unknown := sorted(set(wanted) - set(schema.field_named)):
+            known = ", ".join(schema.field_named)
+            raise NotFoundError(f"{collection}: no field {', '.join(unknown)}; there are {known}")
+        opening = class_list(classes) or ([] if ids else masked_classes(purpose_of(vault), schema))
+        _show(settings, vault, vault.find(collection, opening, **wanted), opening)
 
 
-@command()
+@cli.command("open")
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...")
 @click.option("--classes", required=True, metavar="CLASSES", help="What to open, e.g. identity,contact.masked.")
 @click.option("--collection", default="", help="Whose classes these are; narrows what is fetched.")
@@ -119,51 +118,67 @@ def find_command(
 def open_command(settings: Settings, records: tuple[str, ...], classes: str, collection: str) -> None:
     """Open classes of records by id. Every opening is charged and logged before it is answered."""
     wanted = class_list(classes)
-
-    def fits(policy: Policy, purpose: Purpose) -> bool:
-        names = {c.removesuffix(".masked") for c in wanted}
-        schemas = [collection_of(policy, collection)] if collection else list(policy.collections.values())
-        return any(
-            names <= set(s.class_named)
-            and all(
-                (s.id, s.class_named[n].rendition_id if f"{n}.masked" in wanted else s.class_named[n].id)
-                in purpose.open
-                for n in names
-            )
-            for s in schemas
-        )
-
-    with settings.ask(fits) as vault:
-        found = vault.get(records, wanted if collection else [], collection=collection)
-        missing = [i for i, r in zip(records, found, strict=True) if r is None]
-        rows, code = opened(vault, [r for r in found if r is not None], wanted)
-    rows += [{"record": i, "error": "not_found"} for i in missing]
-    output.records(rows, as_json=settings.json)
-    finish(code)
-    if missing:
-        raise NotFoundError(f"{len(missing)} of {len(records)} records are not there")
+    with settings.ask(may_open(collection, wanted)) as vault:
+        found, missing = _get(vault, records, wanted, collection)
+        _show(settings, vault, found, wanted, missing)
 
 
-@command()
+@cli.command("list")
 @click.argument("subject")
 @click.argument("collection")
-@click.option("--open", "open_classes", default="", metavar="CLASSES", help="Open these classes.")
+@open_option
 @settings_of
-def list_command(settings: Settings, subject: str, collection: str, open_classes: str) -> None:
+def list_command(settings: Settings, subject: str, collection: str, classes: str) -> None:
     """List the records of SUBJECT (a handle, as `find` shows it) in COLLECTION; masked, as far as the purpose may."""
-    with settings.ask(lambda policy, purpose: _may_open(policy, purpose, collection)) as vault:
+
+    def fits(policy: Policy, purpose: Purpose) -> bool:
+        return any(c == collection_of(policy, collection).id for c, _ in purpose.open)
+
+    with settings.ask(fits) as vault:
         schema = collection_of(vault.policy, collection)
-        classes = class_list(open_classes) or masked_classes(vault.policy, vault.asynchronous.purpose, schema)
-        rows, code = opened(vault, vault.list_subject(subject, collection, classes), classes)
-    output.records(rows, as_json=settings.json)
-    output.say(f"{len(rows)} records")
-    finish(code)
+        opening = class_list(classes) or masked_classes(purpose_of(vault), schema)
+        _show(settings, vault, vault.list_subject(subject, collection, opening), opening)
 
 
-def _may_open(policy: Policy, purpose: Purpose, collection: str) -> bool:
-    return any(c == collection_of(policy, collection).id for c, _ in purpose.open)
+@cli.command("update")
+@click.argument("record")
+@click.argument("class_name", metavar="CLASS")
+@values_argument
+@stdin_option
+@click.option("--keep", is_flag=True, help="Open the class first and keep the fields that are not named.")
+@settings_of
+def update(
+    settings: Settings, *, record: str, class_name: str, values: tuple[str, ...], stdin: bool, keep: bool
+) -> None:
+    """Replace CLASS of RECORD by the values given: a class is sealed as a whole, so other fields of it are emptied.
+
+    With --keep they stay; that opens the class, which the purpose must allow and which is charged.
+    """
+    given = field_values(values, stdin=stdin)
+    with settings.ask(lambda _, purpose: bool(purpose.write)) as vault:
+        (found,) = vault.get([record])
+        if found is None:
+            raise NotFoundError(f"no record {record}")
+        old = vault.open([found], [class_name])[0] if keep else {}
+        new = {k: v for k, v in (dict(old) | given).items() if v not in ("", None)}
+        done = vault.update(found, class_name, new)
+    settings.show([{"record": done.record, "subject": done.subject, "version": done.version}])
 
 
-def merged(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, object]:
-    """Return old values with new ones in their place; an empty new value removes."""
-    return {k: v for k, v in (dict(old) | dict(new)).items() if v not in ("", None)}
+@cli.command("delete")
+@click.argument("records", nargs=-1, required=True, metavar="RECORD...")
+@click.option("--collection", default="", help="Whose records these are; narrows what is fetched.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@settings_of
+def delete(settings: Settings, records: tuple[str, ...], collection: str, yes: bool) -> None:
+    """Delete records. Keepers log it and refuse them from then on; then the node removes them."""
+    with settings.ask(lambda _, purpose: bool(purpose.delete)) as vault:
+        reader = settings.another(vault, lambda _, purpose: bool(purpose.open))
+        found, missing = _get(reader, records, ["_index"], collection)
+        if missing:
+            raise NotFoundError(f"no record {', '.join(missing)}; nothing was deleted")
+        if not yes:
+            click.confirm(f"delete {len(found)} records for good?", abort=True, err=True)
+        vault.delete(found)
+    settings.show([_described(r) for r in found])
+    output.say(f"{len(found)} deleted")

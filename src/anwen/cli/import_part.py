@@ -6,27 +6,28 @@ Two batches are under way at once, so that sealing one overlaps with the keepers
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from anwen.access import connect_async, open_async
 from anwen.cli import failures
-from anwen.cli.import_state import ImportFolder, Plan
+from anwen.cli.import_state import ImportFolder, PartState, Plan
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.errors import AnwenError, ConflictError, OverloadedError
+from anwen.errors import AnwenError, ConflictError, OverloadedError, StorageError
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
 UNDER_WAY = 2
-OVERLOADED_TRIES = 8
+OVERLOADED_TRIES = 7
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,6 @@ class Job:
     part: int
     rejects: Path
     embedded: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a part's worker tells: how far it is, and at the end how it ended."""
-
-    part: int
-    position: int
-    counts: dict[str, int]
-    ended: bool = False
-    error: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,7 +71,7 @@ def allowed_fields(policy: Policy, collection: Collection) -> list[str]:
 class PartImport:
     """One run over one part."""
 
-    def __init__(self, job: Job, tell: Callable[[Progress], None], stopped: Callable[[], bool]) -> None:
+    def __init__(self, job: Job, tell: Callable[[PartState], None], stopped: Callable[[], bool]) -> None:
         self.job, self.tell, self.stopped = job, tell, stopped
         self.folder = ImportFolder(job.rejects)
         self.state = self.folder.load(job.part)
@@ -140,10 +130,8 @@ class PartImport:
             try:
                 return await vault.put_many(self.job.plan.collection, values)
             except OverloadedError as error:  # nothing was done yet
-                if attempt == OVERLOADED_TRIES - 1:
-                    raise
                 await asyncio.sleep(error.retry_after_s or 0.25 * 2**attempt)
-        raise AssertionError
+        return await vault.put_many(self.job.plan.collection, values)
 
     async def _settle(self, batch: _Batch, skipped: list[tuple[int, int]]) -> None:
         """Count a batch's rows and move on behind it."""
@@ -172,7 +160,7 @@ class PartImport:
         self.state.counts, self.state.reasons = dict(counts), dict(reasons)
         self.state.left = self.state.left.after(batch.rows[-1])
         self.state.stored = [r for r in self.state.stored if r[1] >= self.state.left.row]
-        self.tell(Progress(self.job.part, self.state.left.start, self.state.counts))
+        self.tell(self.state)
 
     def _reject(self, row: Row, error: AnwenError) -> Reject:
         named = re.match(rf"(?:{re.escape(self.schema.name)}\.)?([a-z][a-z0-9_]*): ", str(error))
@@ -206,7 +194,10 @@ def _within(ranges: list[tuple[int, int]], number: int) -> bool:
 
 
 def work(job: Job, channel: Connection) -> None:
-    """Run one part in a process of its own; tell the parent through `channel`, which also says when to stop."""
+    """Run one part in a process of its own. The channel takes its state as it grows, then an error or None: the end.
+
+    Anything that comes through the channel says stop; so does the end of the parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     failures.guard_process()
@@ -215,24 +206,20 @@ def work(job: Job, channel: Connection) -> None:
     def stopped() -> bool:
         return os.getppid() != parent or channel.poll()
 
-    try:
-        part = PartImport(job, channel.send, stopped)
-        error = run_part(part)
-        channel.send(Progress(job.part, part.state.left.start, part.state.counts, ended=True, error=error))
-    except AnwenError as failed:
-        channel.send(Progress(job.part, 0, {}, ended=True, error=failures.describe(failed)))
-    except OSError:
-        pass  # the parent is gone; the state is saved
+    with contextlib.suppress(OSError):  # the parent is gone; the state is saved
+        channel.send(run_part(job, channel.send, stopped))
 
 
-def run_part(part: PartImport) -> dict[str, object]:
-    """Run a part to its end and return how it failed, if it did, as `failures.describe` has it: a process edge."""
+def run_part(
+    job: Job, tell: Callable[[PartState], None], stopped: Callable[[], bool] = lambda: False
+) -> AnwenError | None:
+    """Run a part to its end and return how it failed, if it did: a process edge."""
     try:
-        asyncio.run(part.run())
+        asyncio.run(PartImport(job, tell, stopped).run())
     except AnwenError as error:
-        return failures.describe(error)
+        return error
     except OSError as error:
-        return {"code": "storage", "message": f"{error.filename or 'file'}: {error.strerror}", "hint": ""}
+        return StorageError(f"{error.filename or 'file'}: {error.strerror}")
     except Exception as error:  # noqa: BLE001 - a process edge
-        return {"code": "error", "message": failures.place(error), "hint": ""}
-    return {}
+        return AnwenError(failures.place(error))
+    return None

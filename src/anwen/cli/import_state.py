@@ -13,21 +13,24 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anwen.cli.signing import replace
 from anwen.errors import ConflictError, MalformedError
 from anwen.files import FileFormat, Span
 
 HEAD_BYTES = 2**20
+SAME = ("file", "size", "head", "vault", "collection", "mapping", "file_format")
+"""Members of plans that continue each other, however they are cut into parts and whoever runs them."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an import does; equal plans continue each other."""
+    """What an import does."""
 
     file: str
     size: int
@@ -40,13 +43,6 @@ class Plan:
     mapping: Mapping[str, str | None]
     batch: int
     spans: tuple[Span, ...] = ()
-
-    def continues(self, other: Plan) -> bool:
-        """Return whether this is the same import, however it is cut into parts and whoever runs it."""
-        return all(
-            getattr(self, name) == getattr(other, name)
-            for name in ("file", "size", "head", "vault", "collection", "mapping", "file_format")
-        )
 
 
 @dataclass
@@ -87,24 +83,24 @@ class ImportFolder:
             try:
                 yield
             finally:
-                if self.path.exists() and not (self.path / "plan.json").exists():
-                    self.forget()
+                if not (self.path / "plan.json").exists():
+                    shutil.rmtree(self.path)
 
     def plan(self) -> Plan | None:
         """Return the plan of an interrupted import, if there is one. Raises MalformedError."""
-        path = self.path / "plan.json"
-        if not path.exists():
-            return None
-        content = _read(path)
-        try:
+
+        def made(content: dict[str, Any]) -> Plan:
             spans = tuple(Span(*s) for s in content.pop("spans"))
-            return Plan(**content | {"spans": spans, "file_format": FileFormat(content["file_format"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
+            return Plan(file_format=FileFormat(content.pop("file_format")), spans=spans, **content)
+
+        path = self.path / "plan.json"
+        return _read(path, made) if path.exists() else None
 
     def begin(self, plan: Plan) -> None:
         """Write a new plan and the states of its parts; the plan last, so that a crash leaves none or all."""
-        self.forget(keep_lock=True)
+        (self.path / "plan.json").unlink(missing_ok=True)
+        for path in self.path.glob("[0-9]*"):
+            path.unlink()
         for part, span in enumerate(plan.spans):
             self.save(part, PartState(span))
         content = dataclasses.asdict(plan) | {"spans": [dataclasses.astuple(s) for s in plan.spans]}
@@ -112,13 +108,12 @@ class ImportFolder:
 
     def load(self, part: int) -> PartState:
         """Return a part's state. Raises MalformedError."""
-        path = self.path / f"{part}.json"
-        content = _read(path)
-        try:
+
+        def made(content: dict[str, Any]) -> PartState:
             stored = [(int(a), int(b)) for a, b in content.pop("stored")]
             return PartState(Span(*content.pop("left")), stored=stored, **content)
-        except (TypeError, KeyError, ValueError) as error:
-            raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
+
+        return _read(self.path / f"{part}.json", made)
 
     def save(self, part: int, state: PartState) -> None:
         """Keep a part's state, durably. A crash leaves the old one or the new one."""
@@ -130,36 +125,22 @@ class ImportFolder:
         return self.path / f"{part}.rejects"
 
     def finish(self, plan: Plan) -> bool:
-        """Join the parts' rejects, if there are any, into the rejects file; forget the state. Return if there are."""
+        """Join the parts' rejects, if there are any, into the rejects file; forget the plan. Return if there are."""
         parts = [p for p in map(self.rejects_of, range(len(plan.spans))) if p.exists() and p.stat().st_size]
         self.rejects.unlink(missing_ok=True)
         if parts:
             joined = self.path / "joined"
-            joined.unlink(missing_ok=True)
             joined.touch(0o600)
-            with joined.open("r+b") as target:
+            with joined.open("wb") as target:
                 for part in parts:
-                    with part.open("rb") as source:
-                        shutil.copyfileobj(source, target)
+                    target.write(part.read_bytes())
             joined.replace(self.rejects)
-        self.forget()
+        (self.path / "plan.json").unlink()  # whoever holds the lock removes the rest
         return bool(parts)
 
-    def forget(self, *, keep_lock: bool = False) -> None:
-        """Remove the state; the plan first."""
-        (self.path / "plan.json").unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            if not (keep_lock and path.name == "lock"):
-                path.unlink()
-        if not keep_lock:
-            self.path.rmdir()
 
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> T:
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        return made(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error
-    if not isinstance(content, dict):
-        raise MalformedError(f"{path}: does not follow the format; --restart begins anew")
-    return content

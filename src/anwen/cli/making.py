@@ -1,86 +1,119 @@
-"""`anwen init` and `anwen up`: make a vault in a folder, run it."""
+"""`anwen init`, `up`, `sample` and `bench`: make a vault in a folder, run it, make data for it, measure it."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
 
-from anwen import supervisor, vault_folder
-from anwen.cli import output
-from anwen.cli.settings import Settings, command, settings_of
-from anwen.errors import UnavailableError
+from anwen import sample, supervisor, vault_folder
+from anwen.cli import failures, output
+from anwen.cli.settings import PATH, Settings, cli, format_of, format_option, settings_of, to_option
+from anwen.errors import ConflictError, NotFoundError, UnavailableError
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
 
+NEXT = """vault {name} in {folder}: {collections}
+principals: {principals} (keys in {folder}/principals)
+officers:   {officers} (keys in {folder}/officers; move each to its owner)
 
-@command()
-@click.argument("folder", type=click.Path(path_type=Path))
+next: anwen up {folder}
+then, in another terminal: export ANWEN_VAULT={folder}
+      anwen sample {template}.{first} --to {first}.csv
+      anwen import {first} {first}.csv --as importer"""
+
+
+@cli.command("init")
+@click.argument("folder", type=PATH)
 @click.option("--template", type=click.Choice(vault_folder.TEMPLATES), default="police", show_default=True)
 @click.option("--name", default="", help="The vault's name (default: the folder's).")
 @settings_of
-def init_command(settings: Settings, folder: Path, template: str, name: str) -> None:
+def init(settings: Settings, folder: Path, template: str, name: str) -> None:
     """Make a vault in FOLDER: keys for keepers, officers and principals, and a first signed policy."""
     policy = vault_folder.create(folder, template, name=name).policy()
+    named = {n: list(getattr(policy, n)) for n in ("collections", "principals", "officers")}
     if settings.json:
-        output.emit(
-            {
-                "vault": policy.vault.hex(), "folder": str(folder), "collections": list(policy.collections),
-                "principals": list(policy.principals), "officers": list(policy.officers),
-                "single_machine": policy.single_machine,
-            }
-        )  # fmt: skip
+        about = {"vault": policy.vault.hex(), "folder": str(folder), "single_machine": policy.single_machine}
+        output.emit(about | named)
     else:
-        click.echo(f"vault {policy.name} in {folder}: {', '.join(policy.collections)}")
-        click.echo(f"principals: {', '.join(policy.principals)} (keys in {folder}/principals)")
-        click.echo(f"officers:   {', '.join(policy.officers)} (keys in {folder}/officers; move each to its owner)")
-        click.echo(f"\nnext: anwen up {folder}")
-        click.echo(f"then, in another terminal: export ANWEN_VAULT={folder}")
         first = next(c.name for c in policy.collections.values() if c.subject == "own")
-        click.echo(f"      anwen sample {template}.{first} --to {first}.csv")
-        click.echo(f"      anwen import {first} {first}.csv --as importer")
+        listed = {n: ", ".join(ids) for n, ids in named.items()}
+        click.echo(NEXT.format(name=policy.name, folder=folder, template=template, first=first, **listed))
     if policy.single_machine:
         output.say(SINGLE_MACHINE)
 
 
-@command()
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@cli.command("up")
+@click.argument("folder", type=PATH, required=False)
 @settings_of
-def up_command(settings: Settings, folder: Path | None) -> None:
+def up(settings: Settings, folder: Path | None) -> None:
     """Run the vault in FOLDER (default: --vault) until Ctrl-C or SIGTERM."""
-    if folder is not None:
-        settings.vault = folder
-    vault = VaultFolder(settings.folder().path.resolve())
-    asyncio.run(_up(vault, as_json=settings.json))
+    settings.vault = folder or settings.vault
+    try:
+        asyncio.run(_up(VaultFolder(settings.folder().path.resolve()), as_json=settings.json))
+    except asyncio.CancelledError:
+        raise click.Abort from None  # before it served
 
 
 async def _up(folder: VaultFolder, *, as_json: bool) -> None:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     policy = folder.policy()
-    starting = asyncio.create_task(supervisor.up(folder, output.say))
-    interrupted = asyncio.create_task(stopped.wait())
-    await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        raise click.Abort
-    async with await starting as running:
-        addresses = {f"keeper {k.id}": k.address for k in policy.keepers.values()}
-        addresses |= {f"node {n.id}": n.address for n in policy.nodes.values()}
+    addresses = {f"keeper {k.id}": k.address for k in policy.keepers.values()}
+    addresses |= {f"node {n.id}": n.address for n in policy.nodes.values()}
+    async with await supervisor.up(folder, output.say) as running:
         if as_json:
             output.emit({"ready": True, "addresses": addresses, "policy_version": policy.version})
         else:
             click.echo(f"ready: {policy.name}, policy version {policy.version}; " + ", ".join(addresses))
         if policy.single_machine:
             output.say(SINGLE_MACHINE)
-        ended = asyncio.create_task(running.wait())
-        done, pending = await asyncio.wait({ended, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        if ended in done:
-            name = ended.result()
-            raise UnavailableError(f"{name} ended by itself; the others were stopped; see process.log in its folder")
-    output.say("stopped")
+        try:
+            name = await running.wait()
+        except asyncio.CancelledError:
+            output.say("stopping")
+            return
+        raise UnavailableError(f"{name} ended by itself; the others were stopped; see process.log in its folder")
+
+
+@cli.command("sample")
+@click.argument("kind", type=click.Choice(list(sample.KINDS)))
+@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--people", type=click.IntRange(min=1), help="Persons the rows refer to (default: as go with COUNT).")
+@to_option
+@format_option
+@settings_of
+def sample_command(
+    settings: Settings, *, kind: str, count: int, seed: int, people: int | None, target: Path, file_format: str | None
+) -> None:
+    """Write COUNT made-up rows of KIND to a file, the same for the same seed.
+
+    KIND is a template and one of its collections. Rows about others' persons refer to those of the same seed.
+    """
+    if target.exists():
+        raise ConflictError(f"{target}: exists")
+    started = time.monotonic()
+    sample.write_sample(kind, count, seed, target, format_of(file_format, target), people=people)
+    elapsed = time.monotonic() - started
+    about = {"kind": kind, "count": count, "seed": seed, "file": str(target), "seconds": round(elapsed, 3)}
+    settings.done(f"{count:,} {kind} written to {target} in {elapsed:.1f} s", **about)
+
+
+@cli.command("bench")
+@click.argument("name", default="")
+@click.option("--quick", is_flag=True, help="Small sizes: checks that answers are right, says nothing about speed.")
+def bench(name: str, quick: bool) -> None:
+    """Run the measurement NAME (default: all) of docs/benchmarks.md, which lie in the source tree."""
+    script = Path(__file__).resolve().parents[3] / "bench" / "run.py"
+    if not script.is_file():
+        raise NotFoundError("measurements are in the source tree, not in the installed package: bench/run.py")
+    command = [sys.executable, str(script), *([name] if name else []), *(["--quick"] if quick else [])]
+    if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own script
+        raise click.exceptions.Exit(failures.FAILED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console
@@ -34,37 +34,23 @@ def emit(value: object) -> None:
     click.echo(_HIDDEN.sub(lambda m: f"\\u{ord(m.group()):04x}", text))  # only strings can hold such characters
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their names."""
+def table(items: Sequence[Mapping[str, object]]) -> None:
+    """Print items under their members' names; those of `values`, a record's fields, and `error` come last."""
+    values = [v if isinstance(v := item.get("values"), Mapping) else {} for item in items]
+    names = dict.fromkeys(name for item in items for name in item if name not in ("values", "error"))
+    fields = dict.fromkeys(name for v in values for name in v)
+    last = ["error"] if any("error" in item for item in items) else []
+    rows = [
+        [visible(cell) for cell in (*map(item.get, names), *map(v.get, fields), *map(item.get, last))]
+        for item, v in zip(items, values, strict=True)
+    ]
     if not sys.stdout.isatty():
-        for row in [columns, *rows]:
-            click.echo("\t".join(visible(cell) for cell in row))
+        for row in [[*names, *fields, *last], *rows]:
+            click.echo("\t".join(row))
         return
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
+    for name in (*names, *fields, *last):
         drawn.add_column(name, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(visible(cell)) for cell in row))
+        drawn.add_row(*map(Text, row))
     Console(highlight=False).print(drawn)
-
-
-def records(found: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Print records: {"record", "subject", "version", "values"} each, or "error" in place of values."""
-    if as_json:
-        for item in found:
-            emit(item)
-        return
-    values = [v if isinstance(v := item.get("values"), Mapping) else {} for item in found]
-    names = list(dict.fromkeys(name for v in values for name in v))
-    errors = ["error"] if any("error" in item for item in found) else []
-    rows = [
-        [
-            item["record"],
-            item.get("subject"),
-            item.get("version"),
-            *(v.get(n) for n in names),
-            *(item.get(e) for e in errors),
-        ]
-        for item, v in zip(found, values, strict=True)
-    ]
-    table(["record", "subject", "version", *names, *errors], rows)

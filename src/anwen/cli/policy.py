@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import time
 from pathlib import Path
 
 import click
 
 from anwen.cli import doctor, failures, output, signing
-from anwen.cli.settings import Group, Settings, settings_of
+from anwen.cli.settings import EXISTING, Settings, cli, settings_of
 from anwen.errors import AnwenError, PolicyError
 from anwen.formats import policy_chain, policy_file
 from anwen.formats.policy_template import write_version
@@ -19,11 +20,11 @@ from anwen.model import Policy
 from anwen.policy import check, difference
 from anwen.vault_folder import POLICY_DAYS, SINGLE_MACHINE, VaultFolder, read_key
 
-FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+file_argument = click.argument("file", type=EXISTING, required=False)
 
 
-@click.group("policy", cls=Group)
-def policy_command() -> None:
+@cli.group("policy")
+def policy_group() -> None:
     """Check, sign and publish the policy: the vault file as its officers' quorum signed it."""
 
 
@@ -35,18 +36,14 @@ def _read(path: Path) -> Policy:
     return policy_file.parse_toml(path.read_text(encoding="utf-8"), path.name)
 
 
-@policy_command.command("check")
-@click.argument("file", type=FILE, required=False)
+@policy_group.command("check")
+@file_argument
 @settings_of
 def check_command(settings: Settings, file: Path | None) -> None:
     """Explain every mistake in FILE (default: the vault's vault.toml) and what the policy allows."""
     policy = _read(_file(settings, file))
     findings = check.explain(policy, int(time.time()))
-    for finding in findings:
-        if settings.json:
-            output.emit({"level": finding.level, "where": finding.path, "text": finding.text})
-        else:
-            click.echo(f"{finding}")
+    settings.show([{"level": f.level, "where": f.path, "text": f.text} for f in findings])
     errors = sum(f.level == "error" for f in findings)
     if errors:
         raise PolicyError(f"{errors} findings must be corrected before officers can sign")
@@ -55,9 +52,9 @@ def check_command(settings: Settings, file: Path | None) -> None:
         output.say(SINGLE_MACHINE)
 
 
-@policy_command.command("sign")
-@click.argument("file", type=FILE, required=False)
-@click.option("--officer", "key_file", type=FILE, required=True, metavar="KEYFILE", help="The officer's key file.")
+@policy_group.command("sign")
+@file_argument
+@click.option("--officer", "key_file", type=EXISTING, required=True, metavar="KEYFILE", help="The officer's key file.")
 @click.option("--yes", is_flag=True, help="Sign without asking; for drills, never for a person.")
 @settings_of
 def sign_command(settings: Settings, file: Path | None, key_file: Path, yes: bool) -> None:
@@ -82,15 +79,14 @@ def sign_command(settings: Settings, file: Path | None, key_file: Path, yes: boo
     if signed is not None:
         published = folder.publish(signed)
         draft.remove()
-        output.say(f"version {new.version} is signed by {', '.join(have)}: {published}; next: anwen policy publish")
+        said = f"version {new.version} is signed by {', '.join(have)}: {published}; next: anwen policy publish"
     else:
-        output.say(f"signed by {', '.join(have)}; {current.quorum} different persons are needed")
-    if settings.json:
-        output.emit({"version": new.version, "signed_by": have, "complete": signed is not None})
+        said = f"signed by {', '.join(have)}; {current.quorum} different persons are needed"
+    settings.done(said, version=new.version, signed_by=have, complete=signed is not None)
 
 
-@policy_command.command("next")
-@click.argument("file", type=FILE, required=False)
+@policy_group.command("next")
+@file_argument
 @click.option("--renew", is_flag=True, help=f"Also let it expire {POLICY_DAYS} days from now.")
 @settings_of
 def next_command(settings: Settings, file: Path | None, renew: bool) -> None:
@@ -102,61 +98,34 @@ def next_command(settings: Settings, file: Path | None, renew: bool) -> None:
         expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=POLICY_DAYS)
         text = set_value(text, ("vault",), "expires", expires.isoformat())
     signing.replace(path, text.encode())
-    output.say(f"{path}: now version {current.version + 1}; next: edit it, then anwen policy sign --officer KEYFILE")
-    if settings.json:
-        output.emit({"version": current.version + 1})
+    said = f"{path}: now version {current.version + 1}; next: edit it, then anwen policy sign --officer KEYFILE"
+    settings.done(said, version=current.version + 1)
 
 
-@policy_command.command("show")
+@policy_group.command("show")
 @settings_of
 def show_command(settings: Settings) -> None:
-    """Show the newest signed policy: who may ask what, and for how many people."""
-    policy = settings.folder().policy()
+    """Show the newest signed policy, as JSON: what officers signed, and keepers follow."""
+    content = policy_file.to_json(settings.folder().policy())
     if settings.json:
-        output.emit(policy_file.to_json(policy))
-        return
-    expires = dt.datetime.fromtimestamp(policy.expires_s, dt.UTC).date()
-    click.echo(f"{policy.name}, version {policy.version}, expires {expires}, vault {policy.vault.hex()}")
-    click.echo(f"keepers {', '.join(policy.keepers)}: any {policy.threshold} answer; nodes {', '.join(policy.nodes)}")
-    for collection in policy.collections.values():
-        click.echo(
-            f"\ncollection {collection.name} (subject: {collection.subject}, kept {collection.retention_days} days)"
-        )
-        for f in collection.fields:
-            marks = " ".join(m for m in (f.index and f"index={f.index}", f.mask and f"mask={f.mask}") if m)
-            click.echo(f"  {f.class_name}.{f.name}: {f.kind}{' required' if f.required else ''} {marks}".rstrip())
-    stated = policy_file.to_json(policy)["purposes"]
-    assert isinstance(stated, dict)
-    for name, purpose in stated.items():
-        click.echo(f"\npurpose {name}: {purpose.get('legal_basis', '')}")
-        for right in ("open", "search", "write", "delete"):
-            if purpose[right]:
-                click.echo(f"  {right}: {', '.join(purpose[right])}")
-    for principal in policy.principals.values():
-        role = policy.roles[principal.role]
-        budgets = ", ".join(f"{c} {b.per_hour}/h {b.per_day}/day" for c, b in role.budgets.items())
-        click.echo(f"\nprincipal {principal.id}: {', '.join(sorted(role.purposes))}; {budgets or 'no budget'}")
+        output.emit(content)
+    else:
+        click.echo(json.dumps(content, indent=2, ensure_ascii=True))
 
 
-@policy_command.command("publish")
+@policy_group.command("publish")
 @settings_of
 def publish_command(settings: Settings) -> None:
     """Send signed versions to every keeper and node that lacks them; say who accepted."""
-    folder = settings.folder()
-    answers = asyncio.run(_publish(settings, folder))
-    failed = [a for a in answers.values() if isinstance(a, AnwenError)]
-    for name, answer in answers.items():
-        said = f"{answer.code}: {answer}" if isinstance(answer, AnwenError) else f"has version {answer}"
-        if settings.json:
-            output.emit({"to": name, "accepted": not isinstance(answer, AnwenError), "answer": said})
-        else:
-            click.echo(f"{name}: {said}")
-    if failed:
+    answers = asyncio.run(_publish(settings, settings.folder()))
+    refused = {name: a for name, a in answers.items() if isinstance(a, AnwenError)}
+    said = {name: f"{a.code}: {a}" if isinstance(a, AnwenError) else f"has version {a}" for name, a in answers.items()}
+    settings.show([{"to": name, "accepted": name not in refused, "answer": said[name]} for name in answers])
+    if refused:
         output.say("hint: start what is down and publish again; those who accepted keep it")
-        raise click.exceptions.Exit(failures.exit_code(failed[0]))
+        raise click.exceptions.Exit(max(map(failures.exit_code, refused.values())))
 
 
 async def _publish(settings: Settings, folder: VaultFolder) -> dict[str, int | AnwenError]:
-    policy, documents = folder.policy(), folder.documents()
     versions = await doctor.keeper_versions(settings, folder)
-    return await signing.publish(policy, documents, versions)
+    return await signing.publish(folder.policy(), folder.documents(), versions)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from anwen.access import connect, connect_async, open_async
 from anwen.access import open as open_embedded
+from anwen.cli import output
 from anwen.client.sync import Vault
 from anwen.client.vault import AsyncVault
 from anwen.errors import GrantError, NotFoundError
+from anwen.files import FileFormat, detect_format
 from anwen.model import Collection, Policy, Purpose
 from anwen.vault_folder import VaultFolder
 
 Fits = Callable[[Policy, Purpose], bool]
+PATH = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @dataclass
@@ -26,10 +31,24 @@ class Settings:
     """The shared options of one call, from the command line or the environment."""
 
     vault: Path | None = None
-    key: str | None = None
-    purpose: str | None = None
+    key: str = ""
+    purpose: str = ""
     embedded: bool = False
     json: bool = False
+
+    def show(self, items: Sequence[Mapping[str, object]]) -> None:
+        """Print items, as a table or as JSON lines."""
+        if self.json:
+            for item in items:
+                output.emit(item)
+        else:
+            output.table(items)
+
+    def done(self, text: str, **item: object) -> None:
+        """Say what was done; with --json, print it too."""
+        if self.json:
+            output.emit(item)
+        output.say(text)
 
     def folder(self) -> VaultFolder:
         """Return the vault's folder. Raises UsageError, NotFoundError."""
@@ -39,63 +58,61 @@ class Settings:
         return VaultFolder(path.parent if path.name == "vault.toml" else path)
 
     def principal(self, policy: Policy) -> str:
-        """Return who asks. Raises UsageError."""
+        """Return who asks. Raises UsageError, NotFoundError."""
+        known = ", ".join(policy.principals)
         if not self.key:
-            known = ", ".join(policy.principals)
             raise click.UsageError(f"who asks? give --as PRINCIPAL or KEYFILE, or set ANWEN_KEY; there are {known}")
-        return Path(self.key).stem if self.key.endswith(".key") else self.key
+        principal = Path(self.key).stem if self.key.endswith(".key") else self.key
+        if principal not in policy.principals:
+            raise NotFoundError(f"no principal {principal!r}; there are {known}")
+        return principal
+
+    def purposes(self, policy: Policy) -> list[str]:
+        """Return the purposes of whoever asks."""
+        return sorted(policy.roles[policy.principals[self.principal(policy)].role].purposes)
 
     def why(self, policy: Policy, fits: Fits) -> str:
         """Return the purpose: the one stated, or the only one of the principal's that fits what is asked.
 
         Raises: UsageError: several fit. NotFoundError, GrantError: not a purpose, or not of this principal.
         """
-        principal = self.principal(policy)
-        if principal not in policy.principals:
-            raise NotFoundError(f"no principal {principal!r}; there are {', '.join(policy.principals)}")
-        role = policy.roles[policy.principals[principal].role]
-        known = sorted(role.purposes)
-        if self.purpose:
-            if self.purpose not in policy.purposes:
-                raise NotFoundError(f"no purpose {self.purpose!r}; there are {', '.join(policy.purposes)}")
-            if self.purpose not in role.purposes:
-                raise GrantError(f"{principal} does not have purpose {self.purpose}; it has {', '.join(known)}")
-            return self.purpose
-        fitting = [p for p in known if fits(policy, policy.purposes[p])]
+        known, principal = self.purposes(policy), self.principal(policy)
+        if self.purpose and self.purpose not in policy.purposes:
+            raise NotFoundError(f"no purpose {self.purpose!r}; there are {', '.join(policy.purposes)}")
+        if self.purpose and self.purpose not in known:
+            raise GrantError(f"{principal} does not have purpose {self.purpose}; it has {', '.join(known)}")
+        fitting = [self.purpose] if self.purpose else [p for p in known if fits(policy, policy.purposes[p])]
         if len(fitting) == 1:
             return fitting[0]
         named = ", ".join(fitting or known)
         raise click.UsageError(f"for which purpose? give --purpose or set ANWEN_PURPOSE; {principal} has {named}")
 
     @contextlib.contextmanager
-    def ask(self, fits: Fits = lambda *_: True) -> Iterator[Vault]:
+    def ask(self, fits: Fits) -> Iterator[Vault]:
         """Open the vault for as long as the context lasts: connected, or embedded in this process."""
         folder = self.folder()
-        policy = folder.policy()
-        purpose = self.why(policy, fits)
         opener = open_embedded if self.embedded else connect
-        with opener(folder.path, key=self.key or "", purpose=purpose) as vault:
+        with opener(folder.path, key=self.key, purpose=self.why(folder.policy(), fits)) as vault:
             yield vault
-
-    def another(self, vault: Vault, fits: Fits) -> Vault:
-        """Return the vault for its purpose if that fits, else for another of the principal's that does.
-
-        Raises: GrantError: none fits.
-        """
-        policy, stated = vault.policy, vault.asynchronous.purpose
-        role = policy.roles[policy.principals[self.principal(policy)].role]
-        for name in [stated, *sorted(role.purposes)]:
-            if fits(policy, policy.purposes[name]):
-                return vault.for_purpose(name)
-        raise GrantError(f"purpose {stated} does not allow a step of this, nor does another of this principal's")
 
     async def ask_async(self, fits: Fits) -> AsyncVault:
         """Return the vault for code with an event loop."""
         folder = self.folder()
         purpose = self.why(folder.policy(), fits)
         if self.embedded:
-            return await open_async(folder.path, key=self.key or "", purpose=purpose)
-        return connect_async(folder.path, key=self.key or "", purpose=purpose)
+            return await open_async(folder.path, key=self.key, purpose=purpose)
+        return connect_async(folder.path, key=self.key, purpose=purpose)
+
+    def another(self, vault: Vault, fits: Fits) -> Vault:
+        """Return the vault for its purpose if that fits, else for another of the principal's that does.
+
+        Raises: GrantError: none fits.
+        """
+        stated = vault.asynchronous.purpose
+        for name in [stated, *self.purposes(vault.policy)]:
+            if fits(vault.policy, vault.policy.purposes[name]):
+                return vault.for_purpose(name)
+        raise GrantError(f"purpose {stated} does not allow a step of this, nor does another of this principal's")
 
 
 def collection_of(policy: Policy, name: str) -> Collection:
@@ -105,51 +122,68 @@ def collection_of(policy: Policy, name: str) -> Collection:
     return policy.collections[name]
 
 
-def masked_classes(policy: Policy, purpose: str, collection: Collection) -> list[str]:
+def class_list(text: str) -> list[str]:
+    """Return "identity,contact" as a list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def purpose_of(vault: Vault) -> Purpose:
+    """Return what the vault was opened for."""
+    return vault.policy.purposes[vault.asynchronous.purpose]
+
+
+def masked_classes(purpose: Purpose, collection: Collection) -> list[str]:
     """Return the renditions of a collection that a purpose may open and that show anything."""
-    allowed = policy.purposes[purpose].open
+    allowed = purpose.open
     shown = {f.class_name for f in collection.fields if f.mask}
     classes = [c for c in collection.classes if c.name in shown and (collection.id, c.rendition_id) in allowed]
     return [f"{c.name}.masked" for c in classes]
 
 
-def check_opens(policy: Policy, purpose: str, collection: Collection, classes: Sequence[str]) -> None:
+def check_opens(purpose: Purpose, collection: Collection, classes: Sequence[str]) -> None:
     """Say at once what keepers would refuse without saying why. Raises NotFoundError, GrantError."""
     for name in classes:
         plain = name.removesuffix(".masked")
         if plain not in collection.class_named:
             raise NotFoundError(f"{collection.name}: no class {plain!r}; there are {', '.join(collection.class_named)}")
         found = collection.class_named[plain]
-        if (collection.id, found.id if plain == name else found.rendition_id) not in policy.purposes[purpose].open:
-            raise GrantError(f"purpose {purpose} may not open {collection.name}.{name}")
+        if (collection.id, found.id if plain == name else found.rendition_id) not in purpose.open:
+            raise GrantError(f"purpose {purpose.name} may not open {collection.name}.{name}")
+
+
+def may_open(collection: str, classes: Sequence[str]) -> Fits:
+    """Return whether a purpose may open classes of a collection; of any collection if that is empty."""
+
+    def fits(policy: Policy, purpose: Purpose) -> bool:
+        for schema in [collection_of(policy, collection)] if collection else policy.collections.values():
+            with contextlib.suppress(NotFoundError, GrantError):
+                check_opens(purpose, schema, classes)
+                return True
+        return False
+
+    return fits
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value not in (None, False):
-        setattr(ctx.ensure_object(Settings), str(param.name), value)
+    """Keep a shared option's value: one after the command's name counts more than one before, the environment least."""
+    settings, name = ctx.ensure_object(Settings), str(param.name)
+    stated = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    if stated or (value and not getattr(settings, name)):
+        setattr(settings, name, value)
 
 
-def shared_options(*, environment: bool) -> list[click.Option]:
-    """Return the options that every command takes, before or after its name; the environment counts least."""
-    table = (
-        ("vault", ["--vault"], "ANWEN_VAULT", "DIR", "The vault's folder (ANWEN_VAULT; default: this folder)."),
-        ("key", ["--as", "key"], "ANWEN_KEY", "WHO", "Principal, or its key file ID.key (ANWEN_KEY)."),
-        ("purpose", ["--purpose"], "ANWEN_PURPOSE", "NAME", "Why you ask (ANWEN_PURPOSE)."),
-    )
-    types: dict[str, Any] = {"vault": click.Path(path_type=Path)}
-    options = [
-        click.Option(
-            names, metavar=metavar, help=text, type=types.get(name, str), expose_value=False, callback=_keep,
-            envvar=variable if environment else None,
-        )
-        for name, names, variable, metavar, text in table
-    ]  # fmt: skip
-    flags = (
-        ("--embedded", "Open the vault in this process instead of connecting to a running one."),
-        ("--json", "Machine-readable output; messages go to standard error."),
-    )
-    options += [click.Option([f], is_flag=True, help=text, expose_value=False, callback=_keep) for f, text in flags]
-    return options
+def _shared(*names: str, **attributes: Any) -> click.Option:
+    return click.Option(names, expose_value=False, callback=_keep, **attributes)
+
+
+SHARED = [
+    _shared("--vault", type=PATH, envvar="ANWEN_VAULT", metavar="DIR", help="The vault's folder (default: this one)."),
+    _shared("--as", "key", envvar="ANWEN_KEY", metavar="WHO", help="Principal, or its key file ID.key (ANWEN_KEY)."),
+    _shared("--purpose", envvar="ANWEN_PURPOSE", metavar="NAME", help="Why you ask (ANWEN_PURPOSE)."),
+    _shared("--embedded", is_flag=True, help="Open the vault in this process instead of connecting to a running one."),
+    _shared("--json", is_flag=True, help="Machine-readable output; messages go to standard error."),
+]
+"""The options that every command takes, before or after its name."""
 
 
 class Command(click.Command):
@@ -157,18 +191,40 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += shared_options(environment=False)
+        self.params += SHARED
 
 
 class Group(click.Group):
     """A group whose commands take the shared options."""
 
     command_class = Command
+    group_class = type
 
 
-def command(name: str | None = None, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Return a decorator that makes a `Command`."""
-    return click.command(name, cls=Command, **kwargs)
+@click.version_option(package_name="anwen", prog_name="anwen")
+@click.group(
+    cls=Group,
+    params=SHARED,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 change the request, 4 denied or budget spent, 5 try again, "
+    "6 integrity: stop and alert. docs/cli.md explains each command.",
+)
+def cli() -> None:
+    """Keep personal data in a self-hosted vault."""
+
+
+def format_of(file_format: str | None, path: Path) -> FileFormat:
+    """Return the format that was stated, or what the file's name tells."""
+    return FileFormat(file_format) if file_format else detect_format(path)
 
 
 settings_of = click.make_pass_decorator(Settings, ensure=True)
+to_option = click.option(
+    "--to", "target", type=PATH, required=True, metavar="FILE", help="A new file; it gets mode 0600."
+)
+format_option = click.option(
+    "--format", "file_format", type=click.Choice(list(FileFormat)), help="Default: by its name."
+)
+stdin_option = click.option(
+    "--stdin", is_flag=True, help="Read FIELD=VALUE lines from standard input: nothing lands in a history."
+)
