@@ -78,7 +78,7 @@ class StoredRow:
 class PutResult:
     """Outcome of a row, and for each posting of a stored one which of its labels it has.
 
-    NOWHERE for a posting of a repeated row that is not among its labels any more, or not among the labels given.
+    NOWHERE for a posting of a repeated row whose label is not among those given.
     """
 
     outcome: Outcome

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from anwen.formats.envelope import split_cells
+from anwen.model import INDEX_CLASS
 from anwen.store import sqlite_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
 from anwen.store.trim import NO_WRAPS, trim_cells, trim_wraps
@@ -17,7 +19,7 @@ _COLUMNS = "collection, subject, row.record, row.version, tag, collected_s, expi
 
 
 def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
-    """Return the rows that hold any of `classes`, record by record, versions ascending."""
+    """Return the rows that are current for any of `classes`, record by record, versions ascending."""
     wanted = list(dict.fromkeys(records))
     table = schema.wrap_table(epoch)
     if epoch in schema.epochs(db):
@@ -27,19 +29,29 @@ def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: S
     found: dict[bytes, list[StoredRow]] = {}
     for marks, keys in schema.chunks(wanted):
         select = f"SELECT {columns} FROM row {join} WHERE row.record IN ({marks}) ORDER BY row.record, row.version"
-        for values in db.execute(select, keys):
-            row = _row(values, frozenset(classes))
-            if row.sealed:  # nothing is left of a version whose every class was updated since
-                found.setdefault(row.record, []).append(row)
-    return [row for record in wanted for row in found.get(record, ())]
+        for *head, wraps, verified in db.execute(select, keys):
+            row = StoredRow(*head, wraps or NO_WRAPS, bool(verified))
+            found.setdefault(row.record, []).append(row)
+    asked = frozenset(classes)
+    return [row for record in wanted for row in current(found.get(record, []), asked)]
 
 
-def _row(values: Sequence[Any], classes: frozenset[int]) -> StoredRow:
-    *head, sealed, wraps, verified = values
-    wraps = wraps or NO_WRAPS
-    if classes and sealed:
-        sealed, wraps = trim_cells(sealed, classes), trim_wraps(wraps, classes)
-    return StoredRow(*[*head, sealed, wraps, bool(verified)])
+def current(versions: Sequence[StoredRow], asked: frozenset[int]) -> list[StoredRow]:
+    """Return what of a record's versions (ascending) is current, cut down to `asked` (empty: all).
+
+    A class is current in the highest version that holds it; `_index` as long as a class of its own version is.
+    """
+    rows: list[StoredRow] = []
+    newer: set[int] = set()
+    for row in reversed(versions):
+        held = split_cells(row.sealed).keys() - {INDEX_CLASS}
+        kept = held - newer
+        newer |= held
+        kept |= {INDEX_CLASS} if kept else set()
+        kept = kept & asked if asked else kept
+        if kept:
+            rows.append(replace(row, sealed=trim_cells(row.sealed, kept), wraps=trim_wraps(row.wraps, kept)))
+    return rows[::-1]
 
 
 def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:

@@ -10,11 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from anwen.errors import StorageError
-from anwen.formats.envelope import join_cells, split_cells
-from anwen.model import INDEX_CLASS
 from anwen.store import sqlite_schema as schema
 from anwen.store.base import NOWHERE, Outcome, Posting, PutResult, PutRow
-from anwen.store.trim import trim_wraps
 
 _LABEL = 16
 _ENTRY = 2 + _LABEL  # class u2 | label, in `row.labels`
@@ -92,12 +89,8 @@ class Put:
         """Answer a repeated row from what is stored; only wraps of another epoch can be new."""
         if same.tag != row.tag:
             return PutResult(Outcome.VERSION_TAKEN)
-        key = (row.record, row.version)
-        found = self._db.execute("SELECT sealed FROM row WHERE record = ? AND version = ?", key).fetchone()
-        if found[0]:
-            wraps = trim_wraps(row.wraps, split_cells(found[0]))
-            table = schema.wrap_table(self._epoch)
-            self._db.execute(f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (*key, wraps))
+        key, table = (row.record, row.version), schema.wrap_table(self._epoch)
+        self._db.execute(f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (*key, row.wraps))
         held = {label: class_id for class_id, label in _entries(same.labels)}
         slots = (next((i for i, la in enumerate(p.labels) if la in held), NOWHERE) for p in row.postings)
         return PutResult(Outcome.STORED, tuple(slots))
@@ -175,38 +168,12 @@ class Put:
         self._new, self._claims = {}, []
 
     def _supersede(self, row: PutRow, known: Sequence[_Known], kept: set[bytes]) -> None:
-        """Take the classes of `row` out of earlier versions, with their postings: no old value stays in the store."""
+        """Make tombstones of what earlier versions indexed of the row's classes; versions themselves never change."""
         for old in known:
-            entries = list(_entries(old.labels))
-            gone = [label for class_id, label in entries if class_id in row.classes]
-            tombstones = [label for label in gone if label not in kept]
-            bury(self._db, row.record, tombstones)
-            self._owner |= dict.fromkeys(tombstones, b"")
-            rest = [(class_id, label) for class_id, label in entries if class_id not in row.classes]
-            self._trim(row, old.version, _pack(rest))
-
-    def _trim(self, row: PutRow, version: int, labels: bytes) -> None:
-        key = (row.record, version)
-        found = self._db.execute("SELECT sealed FROM row WHERE record = ? AND version = ?", key).fetchone()
-        cells = split_cells(found[0])
-        # `_index` holds the tokens of a row's own fields: it stays as long as one of its classes does
-        rest = {c: e for c, e in cells.items() if c == INDEX_CLASS or c not in row.classes}
-        if set(rest) <= {INDEX_CLASS}:
-            rest = {}
-        if len(rest) == len(cells):
-            return
-        sealed = join_cells(list(rest), list(rest.values()))
-        self._db.execute(
-            "UPDATE row SET sealed = ?, labels = ? WHERE record = ? AND version = ?", (sealed, labels, *key)
-        )
-        for epoch in schema.epochs(self._db):
-            table = schema.wrap_table(epoch)
-            wraps = self._db.execute(f"SELECT wraps FROM {table} WHERE record = ? AND version = ?", key).fetchone()
-            if wraps and rest:
-                trimmed = trim_wraps(wraps[0], rest)
-                self._db.execute(f"UPDATE {table} SET wraps = ? WHERE record = ? AND version = ?", (trimmed, *key))
-            elif wraps:
-                self._db.execute(f"DELETE FROM {table} WHERE record = ? AND version = ?", key)
+            gone = [label for class_id, label in _entries(old.labels) if class_id in row.classes and label not in kept]
+            bury(self._db, row.record, gone)
+            # a label of long ago may be another record's by now
+            self._owner |= dict.fromkeys([la for la in gone if self._owner.get(la) == row.record], b"")
 
     # --- reading -----------------------------------------------------------------------------------------------
 
