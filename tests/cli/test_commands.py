@@ -35,7 +35,10 @@ def imported(police, tmp_path_factory):
         ],
     )  # fmt: skip
     for collection, file in (("person", persons), ("incident", incidents)):
-        assert main.run(["--vault", str(police), "import", collection, str(file), "--as", "importer", "--json"]) == OK
+        assert (
+            main.run(["--vault", str(police), "import", collection, str(file), "--as", "importer", "--processes", "1"])
+            == OK
+        )
     return residents
 
 

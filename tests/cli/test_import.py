@@ -18,6 +18,7 @@ from anwen.errors import BudgetError
 from anwen.files import Span
 
 IMPORT = ("--as", "importer", "--json")
+ONE = (*IMPORT, "--processes", "1")
 CANARY = "not-a-number-canary"
 
 
@@ -66,17 +67,17 @@ def test_bad_rows_are_named_without_values_and_good_ones_stored(here, tmp_path):
 def test_columns_are_mapped_or_left_out_and_a_wrong_header_is_refused_first(here, tmp_path):
     rows = [{"ID": p["id_number"], "Full name": p["name"], "shoe": "42"} for p in people(range(1020, 1025))]
     file = write_csv(tmp_path / "p.csv", rows)
-    refused = here("import", "person", file, *IMPORT)
+    refused = here("import", "person", file, *ONE)
     assert (refused.code, "--map COLUMN=FIELD" in refused.err) == (REQUEST, True)
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
-    done = here("import", "person", file, "--map", "ID=id_number", "--map", "Full name=name", "--skip", "shoe", *IMPORT)
+    done = here("import", "person", file, "--map", "ID=id_number", "--map", "Full name=name", "--skip", "shoe", *ONE)
     assert (done.code, done.rows[0]["stored"]) == (OK, 5), done.err
 
 
 def test_a_file_without_rows_is_imported_at_once(here, tmp_path):
     file = write_csv(tmp_path / "p.csv", people([1]))
     file.write_text(file.read_text().splitlines()[0] + "\n")
-    done = here("import", "person", file, *IMPORT)
+    done = here("import", "person", file, *ONE)
     assert (done.code, done.rows[0]["read"], done.rows[0]["done"]) == (OK, 0, True)
 
 
@@ -85,16 +86,16 @@ def test_ndjson_and_parquet(here, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
 
     (tmp_path / "p.ndjson").write_text("".join(json.dumps(p) + "\n" for p in people(range(1030, 1040))))
-    assert here("import", "person", tmp_path / "p.ndjson", *IMPORT).rows[0]["stored"] == 10
+    assert here("import", "person", tmp_path / "p.ndjson", *ONE).rows[0]["stored"] == 10
     parquet.write_table(pyarrow.Table.from_pylist(people(range(1040, 1050))), tmp_path / "p.parquet")
-    assert here("import", "person", tmp_path / "p.parquet", *IMPORT).rows[0]["stored"] == 10
+    assert here("import", "person", tmp_path / "p.parquet", *ONE).rows[0]["stored"] == 10
 
 
 def test_a_record_for_an_unknown_person_is_rejected(here, tmp_path):
     file = write_csv(tmp_path / "i.csv", [
         {"person_id_number": person(4999)["id_number"], "case_number": "U-1", "kind": "x", "occurred": "2024-05-01T10:00:00Z"}
     ])  # fmt: skip
-    done = here("import", "incident", file, *IMPORT)
+    done = here("import", "incident", file, *ONE)
     assert done.rows[0]["reasons"] == {"not_found": 1}
 
 
@@ -130,7 +131,7 @@ def progress(file, parts=2):
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_import_goes_on_and_stores_each_person_once(here, police, tmp_path, kill):
     base = {signal.SIGINT: 2000, signal.SIGTERM: 2600, signal.SIGKILL: 3200}[kill]
-    numbers = range(base, base + 600)
+    numbers = range(base, base + 400)
     file = write_csv(tmp_path / "p.csv", people(numbers))
     running = start(police, file)
     until = time.monotonic() + 60
@@ -148,10 +149,10 @@ def test_an_interrupted_import_goes_on_and_stores_each_person_once(here, police,
     done = here("import", "person", file, "--resume", *IMPORT)
     assert done.code == OK, done.err
     totals = done.rows[0]
-    assert totals["read"] == totals["stored"] + totals["already"] == 600
+    assert totals["read"] == totals["stored"] + totals["already"] == 400
     assert totals["rejected"] == 0
     assert totals["already"] <= (2 * 2 * 32 if kill == signal.SIGKILL else 0)
-    assert stored(here, numbers) == (600, 1)
+    assert stored(here, numbers) == (400, 1)
     assert not (tmp_path / "p.csv.rejects.import").exists()
 
 
@@ -211,15 +212,15 @@ def test_another_file_does_not_continue_an_import(here, tmp_path):
     file = write_csv(tmp_path / "p.csv", people(range(4300, 4310)))
     one_part(here, file, tmp_path / "p.csv.rejects", 5)
     write_csv(file, people(range(4300, 4312)))
-    refused = here("import", "person", file, "--resume", *IMPORT)
+    refused = here("import", "person", file, "--resume", *ONE)
     assert (refused.code, "another file" in refused.err) == (REQUEST, True)
-    assert here("import", "person", file, "--restart", *IMPORT).rows[0]["stored"] == 12
+    assert here("import", "person", file, "--restart", *ONE).rows[0]["stored"] == 12
 
 
 def test_two_imports_of_one_file_exclude_each_other(here, tmp_path):
     file = write_csv(tmp_path / "p.csv", people(range(4320, 4325)))
     with ImportFolder(tmp_path / "p.csv.rejects").lock():
-        done = here("import", "person", file, *IMPORT)
+        done = here("import", "person", file, *ONE)
     assert (done.code, "is running" in done.err) == (REQUEST, True)
 
 

@@ -9,9 +9,9 @@ import json
 
 import click
 
-from anwen.cli import failures, output
+from anwen.cli import failures, output, rights
 from anwen.cli.finding import field_values
-from anwen.cli.settings import Settings, cli, collection_of, settings_of, stdin_option
+from anwen.cli.settings import Settings, cli, settings_of, stdin_option
 from anwen.client import audit
 from anwen.client.sync import Vault
 from anwen.errors import NotFoundError, from_code
@@ -59,7 +59,7 @@ def _find(settings: Settings, vault: Vault, values: dict[str, str], collection: 
     """Return a person's handle by an indexed field, under whichever purpose of the principal may look it up."""
     policy = vault.policy
     name = collection or next(c.name for c in policy.collections.values() if c.subject == "own")
-    schema = collection_of(policy, name)
+    schema = rights.collection_of(policy, name)
     if len(values) != 1 or not set(values) <= set(schema.field_named):
         raise NotFoundError(f"expected one indexed field of {name}")
     field = schema.field_named[next(iter(values))]

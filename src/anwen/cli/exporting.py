@@ -10,22 +10,8 @@ from typing import BinaryIO, cast
 
 import click
 
-from anwen.cli import failures, output
-from anwen.cli.settings import (
-    EXISTING,
-    PATH,
-    Settings,
-    check_opens,
-    class_list,
-    cli,
-    collection_of,
-    format_of,
-    format_option,
-    may_open,
-    purpose_of,
-    settings_of,
-    to_option,
-)
+from anwen.cli import failures, output, rights
+from anwen.cli.settings import EXISTING, PATH, Settings, cli, format_of, format_option, settings_of, to_option
 from anwen.client import sealed_file
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, BudgetError, ConflictError, MalformedError
@@ -58,10 +44,10 @@ def export(
         raise click.UsageError("to whom? give --recipient KEYFILE.pub, or --plain to write plaintext")
     chosen = format_of(file_format, Path(target.name.removesuffix(".sealed")))
     key = sealed_file.read_recipient(recipient) if recipient else None
-    wanted = class_list(classes)
-    with settings.ask(may_open(collection, wanted)) as vault:
-        schema = collection_of(vault.policy, collection)
-        check_opens(purpose_of(vault), schema, wanted)
+    wanted = rights.class_list(classes)
+    with settings.ask(rights.may_open(collection, wanted)) as vault:
+        schema = rights.collection_of(vault.policy, collection)
+        rights.check_opens(rights.purpose_of(vault), schema, wanted)
         kinds = ({"record": "text", "subject": "text"} if with_ids else {}) | _kinds(schema, wanted)
         with new_file(target) as file:
             sealed = sealed_file.SealedWriter(file, key) if key else None

@@ -7,19 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-from anwen.cli import failures, output
-from anwen.cli.settings import (
-    Settings,
-    check_opens,
-    class_list,
-    cli,
-    collection_of,
-    masked_classes,
-    may_open,
-    purpose_of,
-    settings_of,
-    stdin_option,
-)
+from anwen.cli import failures, output, rights
+from anwen.cli.settings import Settings, cli, settings_of, stdin_option
 from anwen.client.records import Record
 from anwen.client.sync import Vault
 from anwen.errors import AnwenError, NotFoundError
@@ -62,7 +51,7 @@ def _show(
     code = failures.OK
     if classes:
         for name in {r.collection for r in records}:
-            check_opens(purpose_of(vault), vault.policy.collections[name], classes)
+            rights.check_opens(rights.purpose_of(vault), vault.policy.collections[name], classes)
         for item, values in zip(found, vault.open_each(records, classes), strict=True):
             if isinstance(values, AnwenError):
                 item["error"], code = values.code, max(code, failures.exit_code(values))
@@ -98,15 +87,15 @@ def find(settings: Settings, *, collection: str, values: tuple[str, ...], stdin:
     wanted = field_values(values, stdin=stdin)
 
     def fits(policy: Policy, purpose: Purpose) -> bool:
-        schema = collection_of(policy, collection)
+        schema = rights.collection_of(policy, collection)
         return all((schema.id, f.id) in purpose.search for f in schema.fields if f.name in wanted)
 
     with settings.ask(fits) as vault:
-        schema = collection_of(vault.policy, collection)
+        schema = rights.collection_of(vault.policy, collection)
         if unknown := sorted(set(wanted) - set(schema.field_named)):
             known = ", ".join(schema.field_named)
             raise NotFoundError(f"{collection}: no field {', '.join(unknown)}; there are {known}")
-        opening = class_list(classes) or ([] if ids else masked_classes(purpose_of(vault), schema))
+        opening = rights.class_list(classes) or ([] if ids else rights.masked_classes(rights.purpose_of(vault), schema))
         _show(settings, vault, vault.find(collection, opening, **wanted), opening)
 
 
@@ -117,8 +106,8 @@ def find(settings: Settings, *, collection: str, values: tuple[str, ...], stdin:
 @settings_of
 def open_command(settings: Settings, records: tuple[str, ...], classes: str, collection: str) -> None:
     """Open classes of records by id. Every opening is charged and logged before it is answered."""
-    wanted = class_list(classes)
-    with settings.ask(may_open(collection, wanted)) as vault:
+    wanted = rights.class_list(classes)
+    with settings.ask(rights.may_open(collection, wanted)) as vault:
         found, missing = _get(vault, records, wanted, collection)
         _show(settings, vault, found, wanted, missing)
 
@@ -132,11 +121,11 @@ def list_command(settings: Settings, subject: str, collection: str, classes: str
     """List the records of SUBJECT (a handle, as `find` shows it) in COLLECTION; masked, as far as the purpose may."""
 
     def fits(policy: Policy, purpose: Purpose) -> bool:
-        return any(c == collection_of(policy, collection).id for c, _ in purpose.open)
+        return any(c == rights.collection_of(policy, collection).id for c, _ in purpose.open)
 
     with settings.ask(fits) as vault:
-        schema = collection_of(vault.policy, collection)
-        opening = class_list(classes) or masked_classes(purpose_of(vault), schema)
+        schema = rights.collection_of(vault.policy, collection)
+        opening = rights.class_list(classes) or rights.masked_classes(rights.purpose_of(vault), schema)
         _show(settings, vault, vault.list_subject(subject, collection, opening), opening)
 
 

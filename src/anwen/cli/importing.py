@@ -17,10 +17,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from anwen.cli import failures, import_part, import_state, output
+from anwen.cli import failures, import_part, import_state, output, rights
 from anwen.cli.import_part import Job
 from anwen.cli.import_state import SAME, ImportFolder, PartState, Plan
-from anwen.cli.settings import EXISTING, PATH, Settings, cli, collection_of, format_of, format_option, settings_of
+from anwen.cli.settings import EXISTING, PATH, Settings, cli, format_of, format_option, settings_of
 from anwen.errors import AnwenError, ConflictError, MalformedError, UnavailableError
 from anwen.files import read_rows, split
 from anwen.model import Policy
@@ -48,7 +48,7 @@ def import_command(
     """
     folder = settings.folder()
     policy = folder.policy()
-    schema = collection_of(policy, collection)
+    schema = rights.collection_of(policy, collection)
     purpose = settings.why(policy, lambda _, p: schema.id in p.write)
     kept = ImportFolder((rejects or file.with_name(file.name + ".rejects")).resolve())
     plan = Plan(
@@ -95,11 +95,9 @@ def _plan(kept: ImportFolder, plan: Plan, policy: Policy, processes: int, *, res
                 f"{kept.path.name} holds an interrupted import of another file, collection or mapping: "
                 "finish that one, or forget it with --restart"
             )
-        question = "an import of this file was interrupted; go on where it stopped?"
-        if not resume and not (sys.stdin.isatty() and click.confirm(question, default=True, err=True)):
-            raise ConflictError(
-                "an import of this file was interrupted: --resume goes on with it, --restart begins anew"
-            )
+        if not resume:
+            said = "an import of this file was interrupted: --resume goes on with it, --restart begins anew"
+            raise ConflictError(said)
         return earlier
     if resume:
         output.say("nothing to resume: beginning anew")

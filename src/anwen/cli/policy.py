@@ -14,6 +14,7 @@ from anwen.cli import doctor, failures, output, signing
 from anwen.cli.settings import EXISTING, Settings, cli, settings_of
 from anwen.errors import AnwenError, PolicyError
 from anwen.formats import policy_chain, policy_file
+from anwen.formats.policy_chain import SignedPolicy
 from anwen.formats.policy_template import write_version
 from anwen.formats.toml_lines import set_value
 from anwen.model import Policy
@@ -71,18 +72,20 @@ def sign_command(settings: Settings, file: Path | None, key_file: Path, yes: boo
         output.say(line)
     if not yes:
         click.confirm(f"sign version {new.version} as {officer}?", abort=True, err=True)
-    draft = signing.Draft.read(path, new)
-    if draft.dropped:
-        output.say(f"the file has changed since {', '.join(draft.dropped)} signed: those signatures are dropped")
-    signed = draft.add(current, officer, policy_chain.sign(new, officer, key))
-    have = sorted(draft.signatures)
-    if signed is not None:
+    draft = path.with_name(path.name + ".signatures.json")
+    signatures, dropped = signing.collected(draft, new)
+    if dropped:
+        output.say(f"the file has changed since {', '.join(dropped)} signed: those signatures are dropped")
+    signed = SignedPolicy(new, signatures | {officer: policy_chain.sign(new, officer, key)})
+    signing.replace(draft, policy_chain.encode_signed(signed))
+    have, complete = sorted(signed.signatures), signing.has_quorum(current, signed)
+    if complete:
         published = folder.publish(signed)
-        draft.remove()
+        draft.unlink()
         said = f"version {new.version} is signed by {', '.join(have)}: {published}; next: anwen policy publish"
     else:
         said = f"signed by {', '.join(have)}; {current.quorum} different persons are needed"
-    settings.done(said, version=new.version, signed_by=have, complete=signed is not None)
+    settings.done(said, version=new.version, signed_by=have, complete=complete)
 
 
 @policy_group.command("next")
