@@ -30,7 +30,7 @@ def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: S
     for marks, keys in schema.chunks(wanted):
         select = f"SELECT {columns} FROM row {join} WHERE row.record IN ({marks}) ORDER BY row.record, row.version"
         for *head, wraps, verified in db.execute(select, keys):
-            row = StoredRow(*head, wraps or NO_WRAPS, bool(verified))
+            row = StoredRow(*[*head, wraps or NO_WRAPS, bool(verified)])
             found.setdefault(row.record, []).append(row)
     asked = frozenset(classes)
     return [row for record in wanted for row in current(found.get(record, []), asked)]

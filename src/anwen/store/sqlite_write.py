@@ -52,6 +52,7 @@ class Put:
         records = list({r.record for r in self._rows})
         stored, deleted = self._stored(records), self._deleted(records)
         self._look_up(self._first_labels())
+        self._look_up(self._other_labels())
         results = []
         for row in self._rows:
             if row.record in self._new:
@@ -107,6 +108,11 @@ class Put:
                 seen[first] += 1
                 wanted.update(posting.labels[: seen[first]])
         return wanted
+
+    def _other_labels(self) -> set[bytes]:
+        """Return the candidates of all postings whose first ones are taken: one look-up for all beats one for each."""
+        full = (p for row in self._rows for p in row.postings if self._owner[p.labels[0]] and not p.unique)
+        return {label for posting in full for label in posting.labels} - self._owner.keys()
 
     def _look_up(self, labels: Collection[bytes]) -> None:
         self._owner |= dict.fromkeys(labels, b"")
