@@ -65,8 +65,11 @@ def import_command(
         elapsed, states = time.monotonic() - started, [kept.load(part) for part in parts]
         done = all(s.done for s in states) and not errors
         rejected = kept.finish(plan) if done else False
+    counts: dict[str, object] = {name: _count(states, name) for name in ("read", "stored", "already", "rejected")}
+    reasons = sum((Counter(s.reasons) for s in states), Counter[str]())
     rate = (_count(states, "stored") - _count(before, "stored")) / max(elapsed, 0.001)
-    _summary(settings, states, elapsed, rate, done=done)
+    figures = {"seconds": round(elapsed, 3), "rows_per_s": round(rate), "done": done}
+    settings.show([{**counts, "reasons": dict(reasons), **figures}])
     if rejected:
         output.say(f"rejected rows are named in {kept.rejects} (row, line, field, reason; no values)")
     if not done:
@@ -185,20 +188,3 @@ def _stop(running: dict[Connection, tuple[SpawnProcess, int]]) -> None:
     for channel in running:
         with contextlib.suppress(OSError):
             channel.send("stop")
-
-
-def _summary(settings: Settings, states: Sequence[PartState], elapsed: float, rate: float, *, done: bool) -> None:
-    counts = {name: _count(states, name) for name in ("read", "stored", "already", "rejected")}
-    reasons = sum((Counter(s.reasons) for s in states), Counter[str]())
-    if settings.json:
-        ended = {"seconds": round(elapsed, 3), "rows_per_s": round(rate), "done": done}
-        output.emit({**counts, "reasons": dict(reasons), **ended})
-        return
-    about = {
-        "stored": f"({rate:,.0f} rows/s)",
-        "already": "(stored by the interrupted run)",
-        "rejected": ", ".join(f"{code} {n:,}" for code, n in reasons.most_common()),
-    }
-    for name, n in counts.items():
-        if n or name != "already":
-            click.echo(f"{name:<9} {n:>10,}  {about.get(name, '')}".rstrip())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +86,11 @@ class Settings:
         named = ", ".join(fitting or known)
         raise click.UsageError(f"for which purpose? give --purpose or set ANWEN_PURPOSE; {principal} has {named}")
 
-    @contextlib.contextmanager
-    def ask(self, fits: Fits) -> Iterator[Vault]:
-        """Open the vault for as long as the context lasts: connected, or embedded in this process."""
+    def ask(self, fits: Fits) -> Vault:
+        """Return the vault: connected, or embedded in this process."""
         folder = self.folder()
         opener = open_embedded if self.embedded else connect
-        with opener(folder.path, key=self.key, purpose=self.why(folder.policy(), fits)) as vault:
-            yield vault
+        return opener(folder.path, key=self.key, purpose=self.why(folder.policy(), fits))
 
     async def ask_async(self, fits: Fits) -> AsyncVault:
         """Return the vault for code with an event loop."""
