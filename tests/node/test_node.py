@@ -399,7 +399,7 @@ NOT_ENVELOPES = {
 
 @pytest.mark.parametrize("junk", NOT_ENVELOPES.values(), ids=NOT_ENVELOPES)
 async def test_what_is_no_envelope_is_refused_though_everything_names_it(node, ask, junk):
-    """Tag, commitments and receipts fit: the form alone keeps plaintext out (THREATS.md D16)."""
+    """Tag, commitments and receipts fit: the form alone keeps plaintext out."""
     put = Put(Row(envelopes=[junk, *(envelope() for _ in PERSON_CLASSES[1:])]))
     with pytest.raises(MalformedError, match="envelope"):
         await ask("node_put", put.encode())

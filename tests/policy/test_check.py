@@ -41,7 +41,7 @@ def test_ready_vault_files_have_no_errors_and_one_warning(name, keepers, thresho
     assert [f for f in explain(on_three, NOW) if f.level != "note"] == []
 
 
-@pytest.mark.parametrize(  # THREATS.md section 2: n, t, b, thief, thief and keepers, honest, one zone down
+@pytest.mark.parametrize(  # docs/policy-guide.md: n, t, b, thief, thief and keepers, honest, one zone down
     ("n", "t", "row"),
     [(3, 2, (500, 750, 1000, 750, 500)), (5, 3, (333, 555, 999, 555, 444)), (7, 4, (250, 437, 1000, 437, 375))],
 )

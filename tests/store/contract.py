@@ -5,7 +5,7 @@ import os
 
 from anwen.formats.envelope import join_cells, join_wraps, split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
-from anwen.store.base import NOWHERE, Outcome, Posting, PutRow
+from anwen.store.base import Outcome, Posting, PutRow
 from anwen.store.trim import NO_WRAPS
 
 EPOCH = 1

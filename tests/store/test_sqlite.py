@@ -135,7 +135,9 @@ async def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 async def test_one_failing_put_does_not_take_its_neighbours_along(store):
     broken = row()
     await put(store, broken)
-    store._db.execute("CREATE TRIGGER broken BEFORE INSERT ON row WHEN NEW.version = 2 BEGIN SELECT raise(ABORT, 'x'); END")
+    store._db.execute(
+        "CREATE TRIGGER broken BEFORE INSERT ON row WHEN NEW.version = 2 BEGIN SELECT raise(ABORT, 'x'); END"
+    )
     update = row(broken.record, 2, subject=broken.subject)
     good = [row() for _ in range(6)]
     results = await asyncio.gather(*(put(store, r) for r in [*good[:3], update, *good[3:]]), return_exceptions=True)

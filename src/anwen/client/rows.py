@@ -166,7 +166,7 @@ def open_cell(vault: bytes, cell: Cell, value: bytes) -> Values:
 
 
 def _named(cell: Cell, content: object) -> Values:
-    """Name the fields of an opened class; refuse what a broken or malicious writer may have put there (C3, Q39)."""
+    """Name the fields of an opened class; refuse what a broken or malicious writer may have put there."""
     if not isinstance(content, dict):
         raise OpenError
     by_id = {str(f.id): f for f in cell.collection.fields}

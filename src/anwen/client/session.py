@@ -136,7 +136,7 @@ class Session:
             body = wire.encode("prehash", self.random(wire.SALT_BYTES), tables={"fields": table})
             values, contradicted, _, _ = self.combine(await self.ask_all("prehash", purpose, body), len(missing))
             if contradicted.any():
-                # nothing checks a token key: a liar's key would hide people, so none is used (Q37)
+                # nothing checks a token key: a liar's key would hide people, so none is used
                 raise IntegrityError("keepers contradict each other about a token key; see the session's reports")
             self.prehash |= {pair: values[i].tobytes() for i, pair in enumerate(missing)}
         return self.prehash

@@ -178,7 +178,7 @@ class AsyncVault:
         canonical = canonical_values(schema, values, [class_name])
         tokens = tokens_of(schema, canonical, [class_name], self.session.prehash)
         bodies = bodies_of(schema, canonical, [class_name], tokens)
-        # collected_on is copied, so that a correction does not restart retention (Q46)
+        # collected_on is copied, so that a correction does not restart retention
         old = record.cells.get(data_class.id) or max(record.cells.values(), key=lambda c: c.version)
         ids = bytes.fromhex(record.subject), bytes.fromhex(record.id)
         row = Plain(schema, *ids, record.version + 1, old.collected_s, old.expires_s, bodies, tokens)

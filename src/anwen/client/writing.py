@@ -149,7 +149,7 @@ class _Batch:
         return {"records": records, "cells": cells}
 
     def keeper_tables(self) -> dict[str, wire.Table]:
-        """Return what keepers see: tokens in an array of their own, sorted, so that no row shows which is its (Q49)."""
+        """Return what keepers see: tokens in an array of their own, sorted, so that no row shows which is its."""
         return {**self._tables, "tokens": token_table(self.queries)}
 
     def answered(self, values: Bytes) -> None:

@@ -1,4 +1,4 @@
-"""Receipts: nothing enters or leaves a store that t keepers have not charged and logged (THREATS.md, Q40)."""
+"""Receipts: nothing enters or leaves a store that t keepers have not charged and logged."""
 
 from __future__ import annotations
 

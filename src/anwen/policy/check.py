@@ -21,7 +21,7 @@ __all__ = ["Finding", "explain"]
 
 DAY_S = 86_400
 MAX_DAYS = 90
-"""How far ahead a policy should expire: a frozen client trusts a removed keeper no longer (THREATS.md Q36)."""
+"""How far ahead a policy should expire: a frozen client trusts a removed keeper no longer."""
 LONG_RETENTION_DAYS = 3_653
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
 
