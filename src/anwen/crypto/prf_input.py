@@ -9,6 +9,7 @@ Pure.
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,10 @@ _INDEX = np.dtype(
     ]
 )  # fmt: skip
 _PREHASH = np.dtype([("series", "u1"), ("collection", ">u2"), ("field", ">u2"), ("zeros", "u1", (10,))])
+
+
+_RECORD_ROW = struct.Struct(">BHHIIBIBI16s16s24s")  # as `_RECORD`
+_FEW = 16  # up to here packing row by row costs less than numpy's calls: 6 us for a row instead of 19
 
 
 def _integers(name: str, values: Integers, rows: int, width_bytes: int) -> Integers:
@@ -83,6 +88,11 @@ def record_inputs(  # noqa: PLR0917 - in the order of the format
         MalformedError: another shape or dtype, or a value that does not fit.
     """
     rows = len(collection)
+    integers, opaque = (collection, class_, version, collected_s, expires_s), (subject, record, nonce)
+    if rows <= _FEW and all(len(column) == rows for column in (*integers, *opaque)):
+        few = _few_record_inputs(rows, epoch, integers, opaque)
+        if few is not None:
+            return few
     inputs = np.empty(rows, _RECORD)
     inputs["series"] = 1
     inputs["collection"] = _integers("collection", collection, rows, 2)
@@ -97,6 +107,31 @@ def record_inputs(  # noqa: PLR0917 - in the order of the format
     inputs["record"] = _opaque("record", record, rows, 16)
     inputs["nonce"] = _opaque("nonce", nonce, rows, NONCE_BYTES)
     return inputs.view(np.uint8).reshape(rows, RECORD_BYTES)
+
+
+def _few_record_inputs(
+    rows: int, epoch: int, integers: tuple[Integers, ...], opaque: tuple[Bytes2D, ...]
+) -> Bytes2D | None:
+    """Return the inputs of a few rows; None where a shape, dtype or value is wrong, for the other path to say which."""
+    if any(column.dtype.kind != "u" or column.ndim != 1 for column in integers):
+        return None
+    for column, width_bytes in zip(opaque, (16, 16, NONCE_BYTES), strict=True):
+        if column.shape != (rows, width_bytes) or column.dtype != np.uint8:
+            return None
+    packed = bytearray()
+    subject, record, nonce = (column.tobytes() for column in opaque)
+    try:
+        for i, (collection, class_, version, collected, expires) in enumerate(
+            zip(*(column.tolist() for column in integers), strict=True)
+        ):
+            packed += _RECORD_ROW.pack(
+                1, collection, class_, version, epoch, collected >> 32, collected & 0xFFFFFFFF,
+                expires >> 32, expires & 0xFFFFFFFF, subject[16 * i : 16 * i + 16], record[16 * i : 16 * i + 16],
+                nonce[NONCE_BYTES * i : NONCE_BYTES * (i + 1)],
+            )  # fmt: skip
+    except struct.error:
+        return None
+    return np.frombuffer(packed, np.uint8).reshape(rows, RECORD_BYTES)
 
 
 def index_inputs(
@@ -155,6 +190,9 @@ def nonces(base: bytes, count: int) -> Bytes2D:
     """
     if len(base) != NONCE_BASE_BYTES or not 0 <= count <= 2**32:
         raise MalformedError(f"nonces: expected a base of {NONCE_BASE_BYTES} bytes, got {len(base)}")
+    if count <= _FEW:
+        joined = bytearray().join([base + i.to_bytes(4) for i in range(count)])
+        return np.frombuffer(joined, np.uint8).reshape(count, NONCE_BYTES)
     result = np.empty((count, NONCE_BYTES), np.uint8)
     result[:, :NONCE_BASE_BYTES] = np.frombuffer(base, np.uint8)
     result[:, NONCE_BASE_BYTES:] = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4)

@@ -28,6 +28,7 @@ MAX_ROWS = 2**18
 """Rows of any one table in any one message. Keepers and nodes set lower limits of their own."""
 
 Array = npt.NDArray[np.generic]
+_BYTE = np.dtype("u1")
 _UINT: Mapping[str, np.dtype[Any]] = {
     "u1": np.dtype("u1"),
     "u2": np.dtype(">u2"),
@@ -67,11 +68,11 @@ class Column:
             raise MalformedError(f"column {self.name}: expected {dtype} {expected}, got {array.dtype} {array.shape}")
         return np.ascontiguousarray(array, dtype).tobytes()
 
-    def decode(self, data: memoryview, rows: int) -> Array:
-        """Return a read-only view on `data`."""
+    def decode(self, body: bytes, at: int, rows: int) -> Array:
+        """Return a read-only view on the column that begins at `at`; `body` must be long enough."""
         if isinstance(self.kind, int):
-            return np.frombuffer(data, np.uint8).reshape(rows, self.kind)
-        return np.frombuffer(data, _UINT[self.kind])
+            return np.ndarray((rows, self.kind), _BYTE, body, at)
+        return np.ndarray((rows,), _UINT[self.kind], body, at)
 
 
 RECORDS = (  # rows of a put, as keepers and nodes both see them: the receipt's root covers these bytes
@@ -164,6 +165,10 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
 }
 _CODES = {schema.code: name for name, schema in SCHEMAS.items()}
+_LAYOUTS = {  # by operation, for each table: name, columns with their widths, bytes a row takes
+    op: [(n, [(c, c.row_bytes) for c in columns], sum(c.row_bytes for c in columns)) for n, columns in s.tables.items()]
+    for op, s in SCHEMAS.items()
+}
 
 Table = dict[str, Array]
 
@@ -177,6 +182,12 @@ class Message:
     scalars: dict[str, int | bytes]
     tables: dict[str, Table]
     blobs: dict[str, list[bytes]]
+    body: bytes = field(repr=False)
+    spans: dict[str, slice]  # where each table lies in `body`
+
+    def sent_root(self, *names: str) -> bytes:
+        """Return the root that receipts cover (`put_root`, `delete_root`), from the bytes of these tables as sent."""
+        return hashlib.sha256(b"".join(self.body[self.spans[name]] for name in names)).digest()
 
     def number(self, name: str) -> int:
         """Return an integer scalar."""
@@ -267,16 +278,32 @@ def _encode_scalar(column: Column, value: int | bytes) -> bytes:
 
 class _Reader:
     def __init__(self, body: bytes) -> None:
-        self.data, self.at = memoryview(body), 0
+        self.data, self.at = body, 0
 
-    def take(self, size: int, what: str) -> memoryview:
-        if size > len(self.data) - self.at:
-            raise MalformedError(f"{what}: {size} bytes expected, {len(self.data) - self.at} left")
+    def skip(self, size: int, what: str) -> int:
+        """Return where the next `size` bytes begin, which are there."""
+        start = self.at
+        if size > len(self.data) - start:
+            raise MalformedError(f"{what}: {size} bytes expected, {len(self.data) - start} left")
         self.at += size
-        return self.data[self.at - size : self.at]
+        return start
+
+    def take(self, size: int, what: str) -> bytes:
+        start = self.skip(size, what)
+        return self.data[start : self.at]
+
+    def table(self, name: str, columns: Sequence[tuple[Column, int]], row_bytes: int) -> Table:
+        """Return a table; one check of the length for all its columns."""
+        rows = self.count(name)
+        at = self.skip(rows * row_bytes, name)
+        table = {}
+        for column, width in columns:
+            table[column.name] = column.decode(self.data, at, rows)
+            at += rows * width
+        return table
 
     def count(self, what: str) -> int:
-        rows: int = struct.unpack(">I", self.take(4, what))[0]
+        rows = int.from_bytes(self.take(4, what))
         if rows > MAX_ROWS:
             raise TooLargeError(f"{what}: {rows} rows, at most {MAX_ROWS}")
         return rows
@@ -291,26 +318,28 @@ def decode(body: bytes, *expected: str) -> Message:
     if len(body) > MAX_BODY_BYTES:
         raise TooLargeError(f"message of {len(body)} bytes, at most {MAX_BODY_BYTES}")
     reader = _Reader(body)
-    if bytes(reader.take(4, "magic")) != MAGIC:
+    if reader.take(4, "magic") != MAGIC:
         raise MalformedError("not an Anwen message")
     op = _CODES.get(reader.take(1, "operation")[0], "unknown")
     if op not in expected:
         raise MalformedError(f"expected operation {' or '.join(expected)}, got {op}")
     schema = SCHEMAS[op]
-    salt = bytes(reader.take(SALT_BYTES, "salt"))
+    salt = reader.take(SALT_BYTES, "salt")
     scalars: dict[str, int | bytes] = {}
     for column in schema.scalars:
-        raw = bytes(reader.take(column.row_bytes, column.name))
+        raw = reader.take(column.row_bytes, column.name)
         scalars[column.name] = raw if isinstance(column.kind, int) else int.from_bytes(raw)
     tables: dict[str, Table] = {}
-    for name, columns in schema.tables.items():
-        rows = reader.count(name)
-        tables[name] = {c.name: c.decode(reader.take(rows * c.row_bytes, f"{name}.{c.name}"), rows) for c in columns}
+    spans: dict[str, slice] = {}
+    for name, columns, row_bytes in _LAYOUTS[op]:
+        start = reader.at
+        tables[name] = reader.table(name, columns, row_bytes)
+        spans[name] = slice(start, reader.at)
     blobs: dict[str, list[bytes]] = {}
     for name in schema.blobs:
         rows = reader.count(name)
         lengths = struct.unpack(f">{rows}I", reader.take(4 * rows, name))
-        blobs[name] = [bytes(reader.take(length, name)) for length in lengths]
+        blobs[name] = [reader.take(length, name) for length in lengths]
     if reader.at != len(body):
         raise MalformedError(f"{op}: {len(body) - reader.at} bytes after the end")
-    return Message(op, salt, scalars, tables, blobs)
+    return Message(op, salt, scalars, tables, blobs, body, spans)
