@@ -69,6 +69,18 @@ def test_record_layout(cases):
         assert row.tobytes() == expected
 
 
+@given(st.lists(RECORD_FIELDS, min_size=17, max_size=40), st.integers(0, 16), st.sampled_from(["u", ">u"]))
+def test_few_rows_are_packed_as_many_are(cases, few, order):
+    dtypes = tuple(order + size for size in "22488")
+    many = record_inputs(cases, 5, dtypes)
+    if few:
+        packed = record_inputs(cases[:few], 5, dtypes)
+        assert (packed.dtype, packed.shape, packed.flags.writeable) == (np.uint8, (few, 79), True)
+        assert np.array_equal(many[:few], packed)
+    base = cases[0][6] + bytes(4)
+    assert np.array_equal(prf_input.nonces(base, 40)[:few], prf_input.nonces(base, few))
+
+
 @given(INDEX_FIELDS)
 def test_index_layout(case):
     collection, field, normaliser, generation, token = case

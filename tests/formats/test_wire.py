@@ -191,9 +191,12 @@ def test_roots_cover_the_tables_as_sent(random):
     covered = body[4 + 1 + 16 + 8 :]
     tokens = wire.encode_table(wire.TOKENS, tables["tokens"])
     assert wire.put_root(tables["records"], tables["cells"]) == hashlib.sha256(covered[: -len(tokens)]).digest()
+    sent = wire.decode(body, "put").sent_root("records", "cells")
+    assert sent == wire.put_root(tables["records"], tables["cells"])
     _, deleted, _ = make("delete", random)
     body = wire.encode("delete", SALT, None, deleted)
     assert wire.delete_root(deleted["records"]) == hashlib.sha256(body[21:]).digest()
+    assert wire.decode(body, "delete").sent_root("records") == wire.delete_root(deleted["records"])
 
 
 def test_scalars_by_kind():

@@ -347,7 +347,7 @@ async def test_lost_or_exchanged_files_stop_the_start(rig):
 
 
 async def test_denials_cannot_be_dropped_from_the_list(rig):
-    """THREATS.md K14: delete, truncate or swap the list."""
+    """Delete, truncate or swap the list."""
     people = People(1)
     await rig.ask("delete", people.delete())
     rig.clock.now_s += 3 * DAY_S

@@ -111,7 +111,7 @@ async def test_before_the_ceremony_there_is_nothing_to_ask(tmp_path):
 
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_a_recorded_put_cannot_be_asked_again_for_its_values(rig, restarted):
-    """THREATS.md A4 and Q25: a thief with a writer's key, its recorded bodies, and grants that were never spent."""
+    """A thief with a writer's key, its recorded bodies, and grants that were never spent."""
     people = People(2)
     body, jti = people.put(), bytes(16)
     first = await rig.ask("put", body, ["a", "b"], jti=jti)

@@ -35,7 +35,7 @@ def restore(rig, keeper, source):
 
 
 async def test_an_older_copy_of_a_keepers_folder_does_not_serve(rig, tmp_path):
-    """THREATS.md K13: a snapshot resets ledger, denials and spent grants."""
+    """A snapshot resets ledger, denials and spent grants."""
     await rig.keepers["a"].cosign_now()
     snapshot(rig, "a", tmp_path / "old")
     await spend(rig)
@@ -123,7 +123,7 @@ async def test_a_keeper_that_hears_no_peer_does_not_serve_yet_and_one_that_serve
 
 
 async def test_a_lying_peer_cannot_claim_a_longer_log(rig):
-    """Only a checkpoint with the keeper's own signature counts (THREATS.md Q31)."""
+    """Only a checkpoint with the keeper's own signature counts."""
     name = origin(VAULT, "a")
     fake = checkpoint.Checkpoint(name, 10**6, bytes(32))
     notes = [

@@ -93,6 +93,17 @@ def test_no_rows_are_fine():
     check_seal(POLICY, *empty, NOON)
 
 
+GOOD = [(PERSON, TODAY, 0)] * 17
+
+
+def why(rows, now):
+    try:
+        check_seal(POLICY, *columns(*rows), now)
+    except MalformedError as error:
+        return str(error)
+    return None
+
+
 DATES = st.one_of(st.integers(0, 2**64 - 1), st.integers(TODAY - 40 * DAY_S, TODAY + 40 * DAY_S))
 DAYS = st.integers(20_000 - 40, 20_000 + 40).map(lambda d: d * DAY_S)
 
@@ -118,3 +129,16 @@ def test_arrays_agree_with_one_row_at_a_time(rows):
         with pytest.raises(RefusedError) as caught:
             check_open(POLICY, *columns(*rows), NOON)
         assert caught.value.__notes__[0].startswith(f"row {expected.index(False)}: ")
+
+
+ROWS = st.tuples(st.sampled_from([PERSON, BY_SECOND, 9]), DATES | DAYS, DATES | DAYS | st.just(0))
+
+
+@given(st.lists(ROWS, min_size=1, max_size=16), st.floats(-200, 2**41) | st.just(NOON + 0.5))
+def test_few_rows_are_refused_as_many_are(rows, now):
+    many = why([*rows, *GOOD], now)
+    few = why(rows, now)
+    if few is None and many is not None:  # of the rows added: at another time they are not good
+        assert int(many.split()[1].rstrip(":")) >= len(rows)
+    else:
+        assert few == many

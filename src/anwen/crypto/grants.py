@@ -38,7 +38,7 @@ WORDING = "the grant does not cover this request"
 _HEADER64 = binascii.b2a_base64(HEADER, newline=False).rstrip(b"=").decode()  # has neither + nor /
 _NAME = re.compile(r"[!#-\[\]-~]{1,64}", re.ASCII)  # printable, no space, quote or backslash: one spelling in JSON
 _AUDIENCE = re.compile(r"[0-9a-f]{32}/(node|keeper/[!#-.0-\[\]-~]{1,16})", re.ASCII)  # and no slash
-_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), str.maketrans("-_", "+/")
+_TO_URL = bytes.maketrans(b"+/", b"-_")
 _USUAL = re.compile(  # what `sign` writes, whose strings need no escapes: one look instead of a JSON parser's 10 us
     rb'\{"iss":"([!#-\[\]-~]{1,64})","aud":"([0-9a-f]{32}/(?:node|keeper/[!#-.0-\[\]-~]{1,16}))",'
     rb'"exp":([1-9][0-9]{0,11}),"jti":"([A-Za-z0-9_-]{22})","purpose":"([!#-\[\]-~]{1,64})","req":"([A-Za-z0-9_-]{43})"\}'
@@ -88,7 +88,9 @@ def _decode64(text: object) -> bytes:
     if not isinstance(text, str):
         _refuse("not base64url without padding")
     try:
-        data = binascii.a2b_base64(text.translate(_FROM_URL) + "==")  # ignores what the comparison below refuses
+        data = binascii.a2b_base64(
+            text.replace("-", "+").replace("_", "/") + "=="
+        )  # ignores what the comparison below refuses
     except ValueError:  # a length that cannot be, or a letter beyond ASCII
         _refuse("not base64url without padding")
     if _encode64(data) != text:

@@ -89,7 +89,7 @@ def record_inputs(  # noqa: PLR0917 - in the order of the format
     """
     rows = len(collection)
     integers, opaque = (collection, class_, version, collected_s, expires_s), (subject, record, nonce)
-    if rows <= _FEW and all(len(column) == rows for column in (*integers, *opaque)):
+    if rows <= _FEW and all(column.shape[:1] == (rows,) for column in (*integers, *opaque)):
         few = _few_record_inputs(rows, epoch, integers, opaque)
         if few is not None:
             return few

@@ -26,7 +26,7 @@ from anwen.policy import purposes, retention
 
 MAX_RECORDS, MAX_CELLS, MAX_TOKENS = 16_384, 65_536, 65_536
 NORMALISER = 1
-"""The one version of `formats.normalise` there is: tokens of another would find nothing (THREATS.md Q39)."""
+"""The one version of `formats.normalise` there is: tokens of another would find nothing."""
 NO_ROOT = bytes(32)
 _FEW = 32
 
@@ -67,6 +67,9 @@ class Work:
 
 def _values(column: Any) -> list[bytes]:
     """Return an opaque column's rows."""
+    if len(column) <= _FEW:
+        data, width = column.tobytes(), column.shape[1]
+        return [data[i : i + width] for i in range(0, len(data), width)]
     rows: list[bytes] = np.ascontiguousarray(column).view(f"V{column.shape[1]}").ravel().tolist()
     return rows
 
@@ -120,8 +123,9 @@ def _current(ask: Ask, scalar: str, series: str) -> int:
 
 def _record_rows(ask: Ask, records: int) -> npt.NDArray[np.intp]:
     rows = ask.table("cells")["record_row"]
-    if len(rows) and int(rows.max()) >= records:
-        raise MalformedError(f"{ask.op}: a cell names record {int(rows.max())} of {records}")
+    last = max(rows.tolist()) if len(rows) <= _FEW else int(rows.max())
+    if last >= records:
+        raise MalformedError(f"{ask.op}: a cell names record {last} of {records}")
     chosen: npt.NDArray[np.intp] = rows.astype(np.intp)
     return chosen
 
@@ -158,12 +162,12 @@ def _classes(pairs: Mapping[tuple[int, int], int]) -> dict[str, int]:
 
 
 def put(ask: Ask) -> Work:
-    """Give values for new rows: the nonce is the keeper's own, so no stored row's value comes out (THREATS.md A4)."""
+    """Give values for new rows: the nonce is the keeper's own, so no stored row's value comes out."""
     records, cells = ask.table("records"), ask.table("cells")
     count, cell_count = _rows(ask, "records", MAX_RECORDS), _rows(ask, "cells", MAX_CELLS)
     epoch, generation = _current(ask, "epoch", "record"), _current(ask, "generation", "index")
     rows, tokens = _record_rows(ask, count), _tokens(ask, least=0)
-    if int(records["version"].min()) < 1:
+    if not records["version"].all():
         raise MalformedError("put: versions begin at 1")
     collection = records["collection"][rows]
     pairs = _count_pairs(collection, cells["class"])
@@ -180,14 +184,14 @@ def put(ask: Ask) -> Work:
         collection, cells["class"], records["version"][rows], epoch, dates[0][rows], dates[1][rows],
         records["subject"][rows], records["record"][rows], prf_input.nonces(base, cell_count),
     )  # fmt: skip
-    written_rows = np.hstack([records["record"], records["tag"]]).tobytes()
+    written_rows = np.concatenate((records["record"], records["tag"]), axis=1).tobytes()
     return Work(
         charges={Counter.WRITE: subjects, Counter.SEARCH: _sum_by_collection(tokens)},
-        inputs=(("record", inputs), _index_inputs(ask, generation)),
+        inputs=(("record", inputs), *([_index_inputs(ask, generation)] if tokens else [])),
         about={"classes": _classes(pairs), "subjects": sum(map(len, subjects.values())), "rows": count}
         | {"tokens": sum(tokens.values())},
         blocks=(Block.of(Kind.WRITTEN, 0, written_rows, 32),),
-        root=wire.put_root(records, cells),
+        root=ask.message.sent_root("records", "cells"),
         nonce_base=base,
     )
 
@@ -204,10 +208,13 @@ def open_(ask: Ask) -> Work:
     stored = _stored(ask)
     purposes.check_open(ask.policy, ask.grant.issuer, ask.grant.purpose, stored.pairs)
     _check_stored(ask, stored)
-    rendition = (ask.table("cells")["class"] & np.uint16(RENDITION)) != 0
     charges: Charges = {Counter.RECORDS: _sum_by_collection(stored.pairs)}
-    for counter, chosen in ((Counter.OPEN, ~rendition), (Counter.LIST, rendition)):
-        if chosen.any():
+    renditions = {class_id & RENDITION for _, class_id in stored.pairs}
+    for counter, bit in ((Counter.OPEN, 0), (Counter.LIST, RENDITION)):
+        if renditions == {bit}:
+            charges[counter] = _by_collection(stored.collection, stored.subject)
+        elif bit in renditions:
+            chosen = (ask.table("cells")["class"] & np.uint16(RENDITION)) == bit
             charges[counter] = _by_collection(stored.collection[chosen], stored.subject[chosen])
     return Work(charges=charges, inputs=(("record", stored.inputs),), about=stored.about())
 
@@ -283,7 +290,7 @@ def prehash(ask: Ask) -> Work:
 
 
 def delete(ask: Ask) -> Work:
-    """Deny rows until their epoch is gone; nodes delete on receipts alone (THREATS.md Q45)."""
+    """Deny rows until their epoch is gone; nodes delete on receipts alone."""
     count, records = _rows(ask, "records", MAX_RECORDS), ask.table("records")
     collections = _distinct(records["collection"])
     if not set(collections) <= set(ask.policy.collection_by_id):
@@ -298,7 +305,7 @@ def delete(ask: Ask) -> Work:
         charges={Counter.DELETE: subjects},
         about={"classes": {}, "subjects": sum(map(len, subjects.values())), "rows": count},
         blocks=(Block.of(Kind.DENIED, 0, denied, 32), Block.of(Kind.GRANT, 0, token, len(token))),
-        root=wire.delete_root(records),
+        root=ask.message.sent_root("records"),
     )
 
 

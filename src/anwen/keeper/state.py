@@ -44,6 +44,7 @@ class State:
         self.last_ms = 0
         self.lasting = 0
         self.policy_version = 0
+        self._numbers: dict[str, int] = {}
         self.opened: dict[tuple[str, int], bytes] = {}  # (series, number) -> transcript of its ceremony
         self.denied: dict[bytes, set[bytes]] = {}  # record id -> `denial_digest` of each deleted row
         self.erased: set[bytes] = set()  # `subject_digest`
@@ -94,11 +95,12 @@ class State:
             self._deny_subjects(op, entry, [row for b in blocks if b.kind is Kind.SUBJECT for row in b.values()])
         elif op == "ceremony":
             self.opened[entry["series"], entry["number"]] = bytes.fromhex(entry["transcript"])
+            self._numbers[entry["series"]] = max(entry["number"], self.number(entry["series"]))
         elif op == "policy":
             self.policy_version = entry["policy"]
 
     def _spend(self, key: bytes, end_s: int) -> None:
-        """Keep a used grant until it expires; the nonce holds `exp`, so that is long enough (THREATS.md Q25)."""
+        """Keep a used grant until it expires; the nonce holds `exp`, so that is long enough."""
         if end_s not in self._ends:
             for ended in [end for end in self._ends if end * 1000 <= self.last_ms]:
                 self._spent.difference_update(self._ends.pop(ended))
@@ -116,7 +118,7 @@ class State:
 
     def number(self, series: str) -> int:
         """Return the epoch or generation that is current; 0 before the first ceremony."""
-        return max((number for name, number in self.opened if name == series), default=0)
+        return self._numbers.get(series, 0)
 
     def is_spent(self, issuer: str, jti: bytes) -> bool:
         """Return whether a grant that is still valid was used."""

@@ -117,11 +117,7 @@ class Witnessed:
         self._sizes: dict[str, int] = {}
         self._ahead_s: dict[str, float] = {}
         self.note = ""  # the newest checkpoint with cosignatures
-
-    @property
-    def clock_offset_s(self) -> float:
-        """How far peers' clocks, ours among them, are ahead of ours: the median."""
-        return statistics.median([0.0, *self._ahead_s.values()])
+        self.clock_offset_s = 0.0  # how far peers' clocks, ours among them, are ahead of ours: the median
 
     def sign(self) -> str:
         """Return a checkpoint of all that is durable now."""
@@ -184,6 +180,7 @@ class Witnessed:
         except (AnwenError, ValueError, KeyError, TypeError):
             return None
         self._ahead_s[peer] = ahead_s
+        self.clock_offset_s = statistics.median([0.0, *self._ahead_s.values()])
         if note:
             try:
                 self._sizes[peer] = self.check(note)

@@ -40,7 +40,9 @@ class _Window:
 
     def expire(self, now: float) -> float:
         """Drop what has left the window; return the time that counts as now."""
-        self._now = now = max(now, self._now)
+        if now <= self._now:  # nothing has left since
+            return self._now
+        self._now = now
         while self._charged:
             key, (time, amount) = next(iter(self._charged.items()))
             if time > now - self.window_s:
@@ -150,7 +152,8 @@ class Ledger:
             BudgetError: names the counter, the window and this keeper's limit; `retry_after_s` is None where
                 waiting does not help.
         """
-        for owner, counter, amount in self._amounts(principal, charges):
+        amounts = self._amounts(principal, charges)
+        for owner, counter, amount in amounts:
             for name, window in self._of(owner, counter).items():
                 wait = window.would_exceed(amount, now)
                 if wait is not None:
@@ -160,11 +163,14 @@ class Ledger:
                         f"budget {counter} of {whose} at this keeper: at most {window.limit} in any {name}",
                         retry_after_s=None if math.isinf(wait) else wait,
                     )
-        self.replay(principal, charges, now)
+        self._charge(amounts, now)
 
     def replay(self, principal: str, charges: Mapping[Counter, Charge], now: float) -> None:
         """Charge without checking what the keeper's log says was charged at `now`."""
-        for owner, counter, amount in self._amounts(principal, charges):
+        self._charge(self._amounts(principal, charges), now)
+
+    def _charge(self, amounts: list[tuple[Owner, Counter, Any]], now: float) -> None:
+        for owner, counter, amount in amounts:
             for window in self._of(owner, counter).values():
                 window.charge(amount, now)
 
@@ -202,7 +208,11 @@ class Ledger:
             by_subject = counter in BY_SUBJECT
             some: dict[int, Any] = {c: set(part) if by_subject else part for c, part in parts.items() if part}  # type: ignore[arg-type]
             if some:
-                whole = set().union(*some.values()) if by_subject else sum(some.values())
+                parts_of_all = list(some.values())
+                if len(parts_of_all) == 1:
+                    whole = parts_of_all[0]
+                else:
+                    whole = set().union(*parts_of_all) if by_subject else sum(parts_of_all)
                 amounts.append((principal, counter, whole))
                 amounts += [(c, counter, part) for c, part in some.items() if self._limits(c, counter) is not None]
         return amounts

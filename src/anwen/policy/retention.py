@@ -55,7 +55,7 @@ def check_open(
 
 
 def _first_fault(policy: Policy, ids: Integers, collected_s: Integers, expires_s: Integers, now_s: float) -> str | None:
-    """Return which row is the first that may not be sealed or opened, and why; of two reasons the first of `_FAULTS`."""
+    """Return which row is the first that may not be sealed or opened, and why; of two, the first of `_FAULTS`."""
     latest_s, now_s = max(int(now_s + AHEAD_S), 0), max(int(now_s), 0)
     if len(ids) <= _FEW:
         rows = zip(ids.tolist(), collected_s.tolist(), expires_s.tolist(), strict=True)
@@ -66,7 +66,7 @@ def _first_fault(policy: Policy, ids: Integers, collected_s: Integers, expires_s
         return None
     found = [
         (int(np.argmax(m)), why)
-        for m, why in zip(_masks(policy, ids, collected_s, expires_s, latest_s, now_s), _FAULTS, strict=True)
+        for m, why in zip(_masks(policy, ids, collected_s, expires_s, (latest_s, now_s)), _FAULTS, strict=True)
         if m.any()
     ]
     return "row {}: {}".format(*min(found, key=lambda f: f[0])) if found else None
@@ -87,9 +87,9 @@ def _fault(collection: Collection | None, collected: int, expires: int, latest_s
 
 
 def _masks(
-    policy: Policy, ids: Integers, collected_s: Integers, expires_s: Integers, latest_s: int, now_s: int
+    policy: Policy, ids: Integers, collected_s: Integers, expires_s: Integers, at: tuple[int, int]
 ) -> list[npt.NDArray[np.bool_]]:
-    """Return for each of `_FAULTS` which rows have it."""
+    """Return for each of `_FAULTS` which rows have it; `at` is how late data may be collected, and now."""
     collected, expires = collected_s.astype(np.uint64), expires_s.astype(np.uint64)
     retention_s = np.zeros(len(ids), np.uint64)
     by_day, known = np.zeros((2, len(ids)), np.bool_)
@@ -105,6 +105,6 @@ def _masks(
         ~known,
         (collected >= far) | (expires >= far),
         by_day & ((collected % DAY_S != 0) | (expires % DAY_S != 0)),
-        collected > np.uint64(latest_s),
-        end <= np.uint64(now_s),
+        collected > np.uint64(at[0]),
+        end <= np.uint64(at[1]),
     ]
