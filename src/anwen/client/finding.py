@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,14 +27,16 @@ MISSES = 8
 """A search ends after so many free slots in a row: shared or abandoned slots leave shorter gaps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One value that is looked for in one field."""
+class Query(NamedTuple):
+    """One value that is looked for in one field; sorts as keepers want tokens sorted."""
 
     collection: int
     field: int
     unique: bool
-    token: bytes = dataclasses.field(repr=False)
+    token: bytes
+
+    def __repr__(self) -> str:
+        return f"Query({self.collection}, {self.field})"
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class _Search:
 async def index_round(session: Session, purpose: str, queries: Sequence[Query]) -> tuple[Round, dict[Query, int]]:
     """Ask all live keepers for the K_w of each distinct query; return the round and each query's row in it."""
     _, generation = await session.current(purpose)
-    distinct = sorted(set(queries), key=lambda q: (q.collection, q.field, q.token))
+    distinct = sorted(set(queries))
     salt = session.random(wire.SALT_BYTES)
     body = wire.encode("index", salt, {"generation": generation}, {"tokens": token_table(distinct)})
     *_, found = session.combine(await session.ask_all("index", purpose, body), len(distinct))

@@ -6,11 +6,11 @@ class, rendition and `_index` of a new record is written, whether or not it hold
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from anwen.crypto import blind_index, envelope
 from anwen.errors import MalformedError, OpenError
@@ -26,13 +26,15 @@ Values = dict[str, object]
 _INDEXED = struct.Struct(">HH32s")  # an entry of `_index`: field, normaliser version, token
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One indexed value of a row."""
 
     field: Field
     class_id: int
-    value: bytes = dataclasses.field(repr=False)
+    value: bytes
+
+    def __repr__(self) -> str:
+        return f"Token({self.field.name})"
 
 
 @dataclass(slots=True, repr=False)

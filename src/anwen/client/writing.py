@@ -118,7 +118,7 @@ class _Batch:
         self.envelopes = [e for r in self.rows for e in r.envelopes]
         self.cells = len(self.envelopes)
         wanted = [(i, t, _query(r.plain, t)) for i, r in enumerate(self.rows) for t in r.plain.tokens]
-        self.queries = sorted({q for *_, q in wanted}, key=lambda q: (q.collection, q.field, q.token))
+        self.queries = sorted({q for *_, q in wanted})
         place = {q: i for i, q in enumerate(self.queries)}
         self.postings: list[tuple[int, int, Token]] = [(i, place[q], t) for i, t, q in wanted]
         self._tables = self._sealed_tables()
