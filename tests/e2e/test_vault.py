@@ -75,6 +75,13 @@ def test_many_rows_with_common_names_are_all_found(connect, base):
     assert len({r.subject for r in found}) == 91
 
 
+def test_more_rows_of_one_value_than_a_posting_has_candidates_go_in_at_once(connect, base):
+    rows = [person(1_000_000 + base * 1000 + i, name=f"Crowd Nr{chr(97 + base // 100 % 26)}") for i in range(300)]
+    assert all(r.error is None for r in connect("importer", "intake").put_many("person", rows))
+    found = connect("case_worker", "casework").find("person", name=rows[0]["name"])
+    assert len({r.id for r in found}) == 300
+
+
 def test_a_bad_row_takes_no_other_with_it(connect, base):
     importer = connect("importer", "intake")
     importer.put("person", person(base))

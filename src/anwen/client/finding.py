@@ -6,6 +6,7 @@ import dataclasses
 import hmac
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,31 +141,45 @@ def _hits(message: wire.Message) -> Iterator[tuple[int, bytes, bytes]]:
         yield int(hits["label_row"][i]), hits["record"][i].tobytes(), hits["mac"][i].tobytes()
 
 
-async def first_free(session: Session, purpose: str, key: bytes, start: int) -> int:
-    """Return the first free slot of K_w at or after `start`, by probing 16 at a time.
+@dataclass(slots=True)
+class Gap:
+    """Where the free slots of one K_w begin: at or after `low`, before or at `high` once that is known.
 
     Slots fill from the front, so a free slot means that (but for short gaps) all later ones are free.
     """
-    low, step = start, 8
-    while True:
-        probes = [low + (step << i) for i in range(16)]
-        taken = await _taken(session, purpose, key, probes)
-        free = [p for p in probes if p not in taken]
-        if free:
-            high = free[0]
-            low = max([low, *(p for p in probes if p < high)])
-            break
-        low = probes[-1]
-    while high - low > 16:
-        probes = [low + (high - low) * i // 16 for i in range(1, 16)]
-        taken = await _taken(session, purpose, key, probes)
-        high = min([high, *(p for p in probes if p not in taken)])
-        low = max([low, *(p for p in probes if p in taken and p < high)])
-    taken = await _taken(session, purpose, key, range(low, high))
-    return next((slot for slot in range(low, high) if slot not in taken), high)
+
+    key: bytes = dataclasses.field(repr=False)
+    low: int
+    high: int | None = None
+    free: int | None = None  # the first free slot, once it is known
+
+    def probes(self) -> list[int]:
+        """Return the slots to look at next: doubling steps, then sixteenths, then every slot that is left."""
+        if self.high is None:
+            return [self.low + (8 << i) for i in range(16)]
+        if self.high - self.low > 16:
+            return [self.low + (self.high - self.low) * i // 16 for i in range(1, 16)]
+        return list(range(self.low, self.high))
+
+    def learn(self, taken: AbstractSet[int]) -> None:
+        """Take in which of the probes are taken."""
+        probes = self.probes()
+        first = next((p for p in probes if p not in taken), None)
+        if self.high is not None and self.high - self.low <= 16:
+            self.free = self.high if first is None else first
+            return
+        self.low = max([self.low, *(p for p in probes if p in taken and (first is None or p < first))])
+        self.high = self.high if first is None else first
 
 
-async def _taken(session: Session, purpose: str, key: bytes, slots: Sequence[int]) -> set[int]:
-    labels = [blind_index.labels(key, slot, 1)[0] for slot in slots]
-    answer = await node_find(session, purpose, labels, [])
-    return {slots[row] for row, _, _ in _hits(answer)}
+async def first_free(session: Session, purpose: str, gaps: Sequence[Gap]) -> None:
+    """Find the first free slot of each gap; each step of all of them is one node call."""
+    while pending := [g for g in gaps if g.free is None]:
+        asked = [(gap, slot) for gap in pending for slot in gap.probes()]
+        labels = [blind_index.labels(gap.key, slot, 1)[0] for gap, slot in asked]
+        answer = await node_find(session, purpose, labels, [])
+        taken: dict[int, set[int]] = {id(gap): set() for gap in pending}
+        for row, _, _ in _hits(answer):
+            taken[id(asked[row][0])].add(asked[row][1])
+        for gap in pending:
+            gap.learn(taken[id(gap)])

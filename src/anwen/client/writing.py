@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anwen.client.finding import Query, first_free, token_table
+from anwen.client.finding import Gap, Query, first_free, token_table
 from anwen.client.opening import stack
 from anwen.client.quorum import Bytes, Flags
 from anwen.client.rows import Plain, SealedRow, Token, seal_row
@@ -21,9 +21,10 @@ from anwen.formats import wire
 from anwen.formats.envelope import commitment, row_tag
 
 CANDIDATES = 8
-"""Free slots a posting may choose from, beside those that postings of the same value in the same put may take."""
+"""Slots that the one posting of a value in a put may choose from; more postings may choose from more."""
 
 MOST_CANDIDATES = 64
+ATTEMPTS = 8  # in a row without storing anything
 MOST_HINTS = 2**18
 NO_SLOT = 0xFFFFFFFF
 STORED, UNIQUE_TAKEN, VERSION_TAKEN, SLOTS_TAKEN, DELETED = range(5)
@@ -49,9 +50,23 @@ class Writer:
     async def put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult]:
         """Seal and store rows; one result for each, in order.
 
+        A row whose posting found every candidate slot taken (its value is commoner than this writer knew) is stored by
+        a further put, sealed anew, once the free slots are known.
+
         Raises:
             DisputeError: keepers contradict each other; nothing was stored. DeniedError, QuorumError: likewise.
         """
+        results: dict[int, PutResult] = {}
+        left, stuck = list(range(len(rows))), 0
+        while left and stuck < ATTEMPTS:
+            answers = zip(left, await self._put(purpose, [rows[i] for i in left]), strict=True)
+            results |= {place: result for place, result in answers if result is not None}
+            stuck = stuck + 1 if not results.keys() & set(left) else 0
+            left = [i for i in left if i not in results]
+        crowded = UnavailableError("no free slot for a posting: other writers of the same value were faster each time")
+        return [results.get(i) or PutResult("", row.subject.hex(), 0, crowded) for i, row in enumerate(rows)]
+
+    async def _put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult | None]:
         batch = _Batch(self.session, rows)
         epoch, generation = await self.session.current(purpose)
         scalars: dict[str, int | bytes] = {"epoch": epoch, "generation": generation}
@@ -63,44 +78,35 @@ class Writer:
             raise DisputeError("keepers contradict each other: nothing was stored; see the session's reports", evidence)
         batch.answered(values)
         scalars |= {"nonce_base": next(iter(answers.values())).nonce_base, "verified": int(bool(doubled.all()))}
-        return await self._store(purpose, batch, scalars, list(found.receipts.values()))
-
-    async def _store(
-        self, purpose: str, batch: _Batch, scalars: dict[str, int | bytes], receipts: Sequence[bytes]
-    ) -> list[PutResult]:
-        """Give the node the batch until every posting has a slot; what is stored already is stored no second time."""
-        for _ in range(len(batch.rows) + 8):
-            starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
-            tables = batch.node_tables(starts)
-            blobs = {"envelopes": batch.envelopes, "receipts": receipts}
-            body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
-            answer = await self.session.node("node_put", purpose, body, "outcomes")
-            outcomes = np.asarray(answer.tables["records"]["outcome"])
-            slots = np.asarray(answer.tables["postings"]["slot"])
-            if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
-                raise ProofError("node: an answer for another number of rows")
-            self._learn(batch, starts, slots)
-            if not (outcomes == SLOTS_TAKEN).any():
-                return batch.results(outcomes)
-            await self._move_on(purpose, batch, starts, outcomes == SLOTS_TAKEN)
-        raise UnavailableError("no free slot found for a posting: other writers of the same value were faster")
+        starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
+        blobs = {"envelopes": batch.envelopes, "receipts": list(found.receipts.values())}
+        body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, batch.node_tables(starts), blobs)
+        answer = await self.session.node("node_put", purpose, body, "outcomes")
+        outcomes, slots = answer.tables["records"]["outcome"], answer.tables["postings"]["slot"]
+        if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
+            raise ProofError("node: an answer for another number of rows")
+        self._learn(batch, starts, slots)
+        await self._find_slots(purpose, batch, starts, outcomes == SLOTS_TAKEN)
+        return batch.results(outcomes)
 
     def _learn(self, batch: _Batch, starts: Sequence[int], slots: npt.NDArray[np.generic]) -> None:
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
             query = batch.queries[query_row]
             if slot != NO_SLOT and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
-                after = starts[query_row] + slot + 1
-                if len(self._next_slot) >= MOST_HINTS:
-                    self._next_slot.clear()
-                self._next_slot[_hint(query)] = max(after, self._next_slot.get(_hint(query), 0))
+                self._remember(query, starts[query_row] + slot + 1)
 
-    async def _move_on(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
+    def _remember(self, query: Query, slot: int) -> None:
+        if len(self._next_slot) >= MOST_HINTS:
+            self._next_slot.clear()
+        self._next_slot[_hint(query)] = max(slot, self._next_slot.get(_hint(query), 0))
+
+    async def _find_slots(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
         """Learn where the free slots begin of the values whose candidates were all taken."""
-        rows = {query_row for row, query_row, _ in batch.postings if full[row] and not batch.queries[query_row].unique}
-        for i in rows:
-            known = self._next_slot.get(_hint(batch.queries[i]), 0)
-            start = max(known, starts[i])
-            self._next_slot[_hint(batch.queries[i])] = await first_free(self.session, purpose, batch.keys[i], start)
+        wanted = sorted({i for row, i, _ in batch.postings if full[row] and not batch.queries[i].unique})
+        gaps = [Gap(batch.keys[i], max(starts[i], self._next_slot.get(_hint(batch.queries[i]), 0))) for i in wanted]
+        await first_free(self.session, purpose, gaps)
+        for i, gap in zip(wanted, gaps, strict=True):
+            self._remember(batch.queries[i], gap.free or 0)
 
 
 def _hint(query: Query) -> tuple[int, int, bytes]:
@@ -158,19 +164,17 @@ class _Batch:
         self.keys = [value.tobytes() for value in values[self.cells :]]
 
     def node_tables(self, starts: Sequence[int]) -> dict[str, wire.Table]:
-        """Return what the node sees. The n-th posting of a value in this put may choose among 7 + n slots."""
-        earlier: Counter[int] = Counter()
+        """Return what the node sees. A value with n postings in this put may choose among 6 + 2 n slots."""
         counts, labels, macs = [], [], []
         total = Counter(query_row for _, query_row, _ in self.postings)
-        more = CANDIDATES - 1
-        most = {i: 1 if q.unique else min(more + total[i], MOST_CANDIDATES) for i, q in enumerate(self.queries)}
-        label_of = {i: blind_index.labels(self.keys[i], starts[i], count) for i, count in most.items()}
+        label_of = []
+        for i, query in enumerate(self.queries):
+            most = 1 if query.unique else min(CANDIDATES - 2 + 2 * total[i], MOST_CANDIDATES)
+            label_of.append(blind_index.labels(self.keys[i], starts[i], most))
         for row, i, _ in self.postings:
             plain = self.rows[row].plain
-            earlier[i] += 1
-            chosen = label_of[i][: more + earlier[i]]
-            counts.append(len(chosen))
-            labels += chosen
+            counts.append(len(label_of[i]))
+            labels += label_of[i]
             macs.append(blind_index.posting_mac(self.keys[i], plain.record, plain.subject))
         postings: wire.Table = {
             "record_row": np.array([row for row, _, _ in self.postings], np.int64),
@@ -186,14 +190,15 @@ class _Batch:
             "labels": {"label": stack(labels, 16)},
         }
 
-    def results(self, outcomes: npt.NDArray[np.generic]) -> list[PutResult]:
-        """Return results in the caller's order."""
+    def results(self, outcomes: npt.NDArray[np.generic]) -> list[PutResult | None]:
+        """Return results in the caller's order, None for rows that have to come again."""
         results: list[PutResult | None] = [None] * len(self.rows)
         for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
             plain = row.plain
-            error = _error(plain, outcome)
-            results[at] = PutResult(plain.record.hex(), plain.subject.hex(), plain.version, error)
-        return [r for r in results if r is not None]
+            if outcome != SLOTS_TAKEN:
+                ids = plain.record.hex(), plain.subject.hex(), plain.version
+                results[at] = PutResult(*ids, _error(plain, outcome))
+        return results
 
 
 def _query(plain: Plain, token: Token) -> Query:
