@@ -197,7 +197,7 @@ async def test_a_peer_does_not_cosign_what_does_not_follow(rig):
     bad = [
         ({"note": fork, "old": size, "proof": [bytes(32).hex()]}, ProofError),
         ({"note": other, "old": size, "proof": []}, ProofError),
-        ({"note": note.replace("A", "B", 1)}, (ProofError, MalformedError)),
+        ({"note": note.replace(f"\n{size}\n", f"\n{size + 1}\n", 1)}, (ProofError, MalformedError)),
         ({"keeper": "b"}, ProofError),
         ({"keeper": "x"}, NotFoundError),
         ({"keeper": None}, NotFoundError),
@@ -287,3 +287,12 @@ async def test_time_never_goes_back_behind_the_log(rig):
     rig.clock.now_s -= 31
     with pytest.raises(ClockError):
         await spend(rig)
+
+
+async def test_what_has_left_every_window_leaves_memory_too(rig):
+    keeper = rig.keepers["a"]
+    await spend(rig)
+    assert keeper._state.ledger._windows
+    rig.clock.now_s += 86_401
+    await keeper.cosign_now()
+    assert not keeper._state.ledger._windows

@@ -39,10 +39,14 @@ _HEADER64 = binascii.b2a_base64(HEADER, newline=False).rstrip(b"=").decode()  # 
 _NAME = re.compile(r"[!#-\[\]-~]{1,64}", re.ASCII)  # printable, no space, quote or backslash: one spelling in JSON
 _AUDIENCE = re.compile(r"[0-9a-f]{32}/(node|keeper/[!#-.0-\[\]-~]{1,16})", re.ASCII)  # and no slash
 _TO_URL = bytes.maketrans(b"+/", b"-_")
-_USUAL = re.compile(  # what `sign` writes, whose strings need no escapes: one look instead of a JSON parser's 10 us
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
+_USUAL = re.compile(
     rb'\{"iss":"([!#-\[\]-~]{1,64})","aud":"([0-9a-f]{32}/(?:node|keeper/[!#-.0-\[\]-~]{1,16}))",'
-    rb'"exp":([1-9][0-9]{0,11}),"jti":"([A-Za-z0-9_-]{22})","purpose":"([!#-\[\]-~]{1,64})","req":"([A-Za-z0-9_-]{43})"\}'
+    rb'"exp":([1-9][0-9]{0,11}),"jti":"([A-Za-z0-9_-]{21}[AQgw])",'
+    rb'"purpose":"([!#-\[\]-~]{1,64})","req":"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])"\}'
 )
+"""What `sign` writes, whose strings need no escapes and whose base64url has no stray bits: one look instead of a JSON
+parser's 10 us."""
 _ECDSA = ECDSA(hashes.SHA256())
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
@@ -146,11 +150,9 @@ def _claims(payload: bytes) -> Grant:
     if usual is None:
         return _claims_in_json(payload)
     issuer, audience, expires_s, jti, purpose, request = usual.groups()
-    # the pattern is `_has_form`, but for 0 < exp < 2^40, which 12 digits stay below
-    return Grant(
-        issuer.decode(), audience.decode(), int(expires_s), _decode64(jti.decode()), purpose.decode(),
-        _decode64(request.decode()),
-    )  # fmt: skip
+    # the pattern is `_has_form`: 12 digits stay below 2^40
+    opaque = [binascii.a2b_base64(part.translate(_FROM_URL) + b"==") for part in (jti, request)]
+    return Grant(issuer.decode(), audience.decode(), int(expires_s), opaque[0], purpose.decode(), opaque[1])
 
 
 def _claims_in_json(payload: bytes) -> Grant:

@@ -28,7 +28,6 @@ MAX_ROWS = 2**18
 """Rows of any one table in any one message. Keepers and nodes set lower limits of their own."""
 
 Array = npt.NDArray[np.generic]
-_BYTE = np.dtype("u1")
 _UINT: Mapping[str, np.dtype[Any]] = {
     "u1": np.dtype("u1"),
     "u2": np.dtype(">u2"),
@@ -67,12 +66,6 @@ class Column:
         if array.shape != expected or not _fits(array, dtype):
             raise MalformedError(f"column {self.name}: expected {dtype} {expected}, got {array.dtype} {array.shape}")
         return np.ascontiguousarray(array, dtype).tobytes()
-
-    def decode(self, body: bytes, at: int, rows: int) -> Array:
-        """Return a read-only view on the column that begins at `at`; `body` must be long enough."""
-        if isinstance(self.kind, int):
-            return np.ndarray((rows, self.kind), _BYTE, body, at)
-        return np.ndarray((rows,), _UINT[self.kind], body, at)
 
 
 RECORDS = (  # rows of a put, as keepers and nodes both see them: the receipt's root covers these bytes
@@ -165,9 +158,18 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
 }
 _CODES = {schema.code: name for name, schema in SCHEMAS.items()}
-_LAYOUTS = {  # by operation, for each table: name, columns with their widths, bytes a row takes
-    op: [(n, [(c, c.row_bytes) for c in columns], sum(c.row_bytes for c in columns)) for n, columns in s.tables.items()]
-    for op, s in SCHEMAS.items()
+_Place = tuple[str, np.dtype[Any], int, bool]
+"""A column's name, dtype, width in bytes, and whether it is opaque."""
+
+
+def _places(columns: Sequence[Column]) -> list[_Place]:
+    kinds = [(c, isinstance(c.kind, int)) for c in columns]
+    return [(c.name, _UINT["u1" if opaque else str(c.kind)], c.row_bytes, opaque) for c, opaque in kinds]
+
+
+_LAYOUTS = {  # by operation, for each table: name, columns, bytes a row takes
+    op: [(n, _places(columns), sum(c.row_bytes for c in columns)) for n, columns in schema.tables.items()]
+    for op, schema in SCHEMAS.items()
 }
 
 Table = dict[str, Array]
@@ -292,13 +294,12 @@ class _Reader:
         start = self.skip(size, what)
         return self.data[start : self.at]
 
-    def table(self, name: str, columns: Sequence[tuple[Column, int]], row_bytes: int) -> Table:
-        """Return a table; one check of the length for all its columns."""
-        rows = self.count(name)
-        at = self.skip(rows * row_bytes, name)
-        table = {}
-        for column, width in columns:
-            table[column.name] = column.decode(self.data, at, rows)
+    def table(self, name: str, columns: Sequence[_Place], row_bytes: int) -> Table:
+        """Return a table, of read-only views; one check of the length for all its columns."""
+        rows, table = self.count(name), {}
+        at, data = self.skip(rows * row_bytes, name), self.data
+        for column, dtype, width, opaque in columns:
+            table[column] = np.ndarray((rows, width) if opaque else rows, dtype, data, at)
             at += rows * width
         return table
 

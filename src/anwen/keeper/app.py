@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
+from anwen.keeper.ceremony import STEPS
 from anwen.keeper.coordinator import PeerCall, peer_calls
 from anwen.keeper.service import Keeper
 from anwen.model import Policy
@@ -34,8 +35,7 @@ _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CLIENT_LIMITS = Limits(body_bytes=16 * 2**20)
 _PEER_LIMITS = Limits(body_bytes=2**20, connections=64, connections_per_address=64, requests=32)
-_STEPS = ("state", "abandon", "announce", "reveal", "confirm", "open")
-PEER_OPS = ("cosign", "last_seen", *(f"ceremony_{step}" for step in _STEPS))
+PEER_OPS = ("cosign", "last_seen", *(f"ceremony_{step}" for step in STEPS))
 _log = logging.getLogger("anwen.keeper")
 
 

@@ -29,6 +29,11 @@ from anwen.keeper.folder import Disk, Identity, KeyFile
 from anwen.model import Policy
 
 SERIES = ("record", "index", "prehash")
+STEPS = {
+    "state": (), "abandon": ("transcript",), "announce": ("abandons",), "reveal": ("announces",),
+    "confirm": ("reveals",), "open": ("confirms",),
+}  # fmt: skip
+"""What a coordinator sends with each step beside series and number."""
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)  # X-Wing: recorded ceremonies stay closed
 _MLKEM_BYTES = 1184
 
@@ -74,24 +79,22 @@ class Ceremony:
         Args:
             current: gives the number of a series that is in use, 0 for none. opened: transcripts by series and number.
         """
-        lists = {"announce": "abandons", "reveal": "announces", "confirm": "reveals", "open": "confirms"}
-        extra = {"state": (), "abandon": ("transcript",)}.get(step, (lists.get(step, ""),))
-        request = statement.read_request(body, "series", "number", *extra)
+        if step not in STEPS:
+            raise MalformedError(f"no step {step} in a ceremony")
+        request = statement.read_request(body, "series", "number", *STEPS[step])
         series, number = _series_of(request)
         if step == "state":
             return self.state(series, number, opened.get((series, number)))
+        said = request[STEPS[step][0]]
         if step == "abandon":
-            return self.abandon(series, number, str(request["transcript"]))
-        texts = request[extra[0]]
-        if not isinstance(texts, list):
+            return self.abandon(series, number, str(said))
+        if not isinstance(said, list):
             raise MalformedError(f"ceremony_{step}: expected a list of statements")
         if step == "announce":
-            return self.announce(policy, series, number, texts, current=current(series))
-        if step == "reveal":
-            return self.reveal(policy, series, number, texts)
-        if step == "confirm":
-            return self.confirm(policy, series, number, texts)
-        return self.check_open(policy, series, number, texts)
+            return self.announce(policy, series, number, said, current=current(series))
+        steps: Mapping[str, Callable[..., str | KeyFile]]
+        steps = {"reveal": self.reveal, "confirm": self.confirm, "open": self.check_open}
+        return steps[step](policy, series, number, said)
 
     def state(self, series: str, number: int, opened: bytes | None) -> str:
         """Return what this keeper holds, with its confirmation if it has keys."""
@@ -149,20 +152,18 @@ class Ceremony:
     def reveal(self, policy: Policy, series: str, number: int, announces: list[object]) -> str:
         """Return this keeper's contributions, sealed to each other holder, once all have committed."""
         session = self._session(series, number)
-        contents = self._all(policy, "announce", session, announces)
+        contents = self._all_of(policy, "announce", session, announces, session.announced)
         transcript = _hash(announces)
         if session.revealed and session.transcript != transcript:
             raise ProofError("another set of announcements was revealed to")
         if session.revealed:
             return session.revealed
-        for keeper, content in contents.items():
-            about = (content.get("keepers"), content.get("threshold"))
-            names, commitments = self._held(policy, keeper), content.get("commitments")
-            agreed = about == (list(policy.keepers), policy.threshold)
-            if not agreed or not isinstance(commitments, dict) or list(commitments) != names:
-                raise ProofError(f"keeper {keeper}: announced other keepers or key sets than the policy's")
         sealed = {}
         for keeper, content in contents.items():
+            about, commitments = (content.get("keepers"), content.get("threshold")), content.get("commitments")
+            agreed = about == (list(policy.keepers), policy.threshold)
+            if not agreed or not isinstance(commitments, dict) or list(commitments) != self._held(policy, keeper):
+                raise ProofError(f"keeper {keeper}: announced other keepers or key sets than the policy's")
             shared = b"".join(session.contributions[name] for name in self._shared(policy, keeper))
             if keeper != self._identity.keeper:
                 info = _info(transcript, self._identity.keeper, keeper)
@@ -175,7 +176,7 @@ class Ceremony:
         """Check every contribution against its commitment, keep the keys, and state their check values."""
         session = self._session(series, number)
         me, given = self._identity.keeper, {self._identity.keeper: session.contributions}
-        for keeper, content in self._all(policy, "reveal", session, reveals).items():
+        for keeper, content in self._all_of(policy, "reveal", session, reveals, session.revealed).items():
             if content.get("transcript") != session.transcript.hex():
                 raise ProofError(f"keeper {keeper}: revealed to other announcements")
             if keeper != me:
@@ -198,12 +199,10 @@ class Ceremony:
         keys = files.read_keys(self._folder, series, number)
         if keys is None:
             raise ConflictError(f"keeper {self._identity.keeper}: no keys of {series} {number} to open")
-        if len(confirms) != len(policy.keepers):
-            raise ProofError(f"expected {len(policy.keepers)} confirmations, got {len(confirms)}")
         about = {"series": series, "number": number, "transcript": keys.transcript.hex()}
         known = {name: (self._identity.keeper, check.hex()) for name, check in keys.checks.items()}
-        for keeper, text in zip(policy.keepers, confirms, strict=True):
-            checks = statement.verify(policy, text, "confirm", keeper, **about).get("checks")
+        for keeper, content in statement.verify_all(policy, confirms, "confirm", **about).items():
+            checks = content.get("checks")
             if not isinstance(checks, dict) or list(checks) != self._held(policy, keeper):
                 raise ProofError(f"keeper {keeper}: confirmed other key sets than its own")
             for name, check in checks.items():
@@ -231,17 +230,13 @@ class Ceremony:
                 raise ProofError(f"keeper {keeper}: its contribution is not the one it committed to")
         return parts
 
-    def _all(self, policy: Policy, kind: str, session: _Session, texts: list[object]) -> dict[str, dict[str, Any]]:
+    def _all_of(
+        self, policy: Policy, kind: str, session: _Session, texts: list[object], mine: str
+    ) -> dict[str, dict[str, Any]]:
         """Return the verified statements of all keepers, ours as we made it."""
-        if len(texts) != len(policy.keepers):
-            raise ProofError(f"expected {len(policy.keepers)} {kind} statements, got {len(texts)}")
-        mine = session.announced if kind == "announce" else session.revealed
-        about = {"series": session.series, "number": session.number}
-        contents = {}
-        for keeper, text in zip(policy.keepers, texts, strict=True):
-            contents[keeper] = statement.verify(policy, text, kind, keeper, **about)
-            if keeper == self._identity.keeper and text != mine:
-                raise ProofError(f"keeper {keeper}: not its {kind} statement of this attempt")
+        contents = statement.verify_all(policy, texts, kind, series=session.series, number=session.number)
+        if mine not in texts:  # what we did not sign never stands in our place: `verify_all` has seen to that
+            raise ProofError(f"keeper {self._identity.keeper}: not its {kind} statement of this attempt")
         return contents
 
     def _session(self, series: str, number: int) -> _Session:

@@ -6,7 +6,6 @@ that the ledger counts.
 
 from __future__ import annotations
 
-import collections
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -92,7 +91,10 @@ def _by_collection(column: Any, subjects: Any) -> dict[int, list[bytes]]:
 def _count_pairs(first: Any, second: Any) -> dict[tuple[int, int], int]:
     """Return how often each pair of ids occurs."""
     if len(first) <= _FEW:
-        return collections.Counter(zip(first.tolist(), second.tolist(), strict=True))
+        few: dict[tuple[int, int], int] = {}
+        for pair in zip(first.tolist(), second.tolist(), strict=True):
+            few[pair] = few.get(pair, 0) + 1
+        return few
     joined, counts = np.unique(first.astype(np.uint32) << 16 | second.astype(np.uint32), return_counts=True)
     return {(pair >> 16, pair & 0xFFFF): n for pair, n in zip(joined.tolist(), counts.tolist(), strict=True)}
 
@@ -121,13 +123,16 @@ def _current(ask: Ask, scalar: str, series: str) -> int:
     return current
 
 
-def _record_rows(ask: Ask, records: int) -> npt.NDArray[np.intp]:
+def _record_rows(ask: Ask) -> Any:
+    """Return which record each cell belongs to, as an index: a whole slice where they lie side by side."""
+    records, cells = _rows(ask, "records", MAX_RECORDS), _rows(ask, "cells", MAX_CELLS)
     rows = ask.table("cells")["record_row"]
-    last = max(rows.tolist()) if len(rows) <= _FEW else int(rows.max())
+    if cells <= _FEW and rows.tolist() == list(range(records)):
+        return slice(None)
+    last = int(rows.max())
     if last >= records:
         raise MalformedError(f"{ask.op}: a cell names record {last} of {records}")
-    chosen: npt.NDArray[np.intp] = rows.astype(np.intp)
-    return chosen
+    return rows.astype(np.intp)
 
 
 def _known(policy: Policy, pairs: Mapping[tuple[int, int], int]) -> None:
@@ -164,9 +169,9 @@ def _classes(pairs: Mapping[tuple[int, int], int]) -> dict[str, int]:
 def put(ask: Ask) -> Work:
     """Give values for new rows: the nonce is the keeper's own, so no stored row's value comes out."""
     records, cells = ask.table("records"), ask.table("cells")
-    count, cell_count = _rows(ask, "records", MAX_RECORDS), _rows(ask, "cells", MAX_CELLS)
+    rows = _record_rows(ask)
     epoch, generation = _current(ask, "epoch", "record"), _current(ask, "generation", "index")
-    rows, tokens = _record_rows(ask, count), _tokens(ask, least=0)
+    tokens = _tokens(ask, least=0)
     if not records["version"].all():
         raise MalformedError("put: versions begin at 1")
     collection = records["collection"][rows]
@@ -182,13 +187,13 @@ def put(ask: Ask) -> Work:
     base = prf_input.nonce_base(grant.issuer, grant.jti, grant.expires_s, grant.request)
     inputs = prf_input.record_inputs(
         collection, cells["class"], records["version"][rows], epoch, dates[0][rows], dates[1][rows],
-        records["subject"][rows], records["record"][rows], prf_input.nonces(base, cell_count),
+        records["subject"][rows], records["record"][rows], prf_input.nonces(base, len(cells["class"])),
     )  # fmt: skip
     written_rows = np.concatenate((records["record"], records["tag"]), axis=1).tobytes()
     return Work(
         charges={Counter.WRITE: subjects, Counter.SEARCH: _sum_by_collection(tokens)},
         inputs=(("record", inputs), *([_index_inputs(ask, generation)] if tokens else [])),
-        about={"classes": _classes(pairs), "subjects": sum(map(len, subjects.values())), "rows": count}
+        about={"classes": _classes(pairs), "subjects": sum(map(len, subjects.values())), "rows": len(dates[0])}
         | {"tokens": sum(tokens.values())},
         blocks=(Block.of(Kind.WRITTEN, 0, written_rows, 32),),
         root=ask.message.sent_root("records", "cells"),
@@ -235,20 +240,18 @@ class _Stored:
     """Cells that are in the store: PRF inputs, and collection and subject of each."""
 
     inputs: Bytes2D
-    rows: npt.NDArray[np.intp]
+    rows: Any
     collection: Any
     subject: Any
     pairs: Mapping[tuple[int, int], int]
 
     def about(self) -> dict[str, object]:
         distinct = len(set(_values(self.subject)))
-        return {"classes": _classes(self.pairs), "subjects": distinct, "rows": len(self.rows), "tokens": 0}
+        return {"classes": _classes(self.pairs), "subjects": distinct, "rows": len(self.subject), "tokens": 0}
 
 
 def _stored(ask: Ask) -> _Stored:
-    records, cells = ask.table("records"), ask.table("cells")
-    rows = _record_rows(ask, _rows(ask, "records", MAX_RECORDS))
-    _rows(ask, "cells", MAX_CELLS)
+    records, cells, rows = ask.table("records"), ask.table("cells"), _record_rows(ask)
     epoch = _current(ask, "epoch", "record")
     collection, subject = records["collection"][rows], records["subject"][rows]
     pairs = _count_pairs(collection, cells["class"])

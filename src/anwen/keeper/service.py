@@ -342,6 +342,8 @@ class Keeper:
                 await asyncio.to_thread(self._disk.replace, self._folder / "log" / "checkpoint", note.encode())
             except OSError as error:
                 raise StorageError("the checkpoint cannot be kept") from error
+            if self._clock_fault() is None:  # a clock far ahead would free what is still in its window
+                self._state.ledger.forget(self._now_ms() / 1000)
             # A crash before: the older checkpoint, with fewer entries under it; the log is not touched.
             return note
 

@@ -45,6 +45,13 @@ def verify(policy: Policy, text: object, kind: str, keeper: str, **expected: obj
     return content
 
 
+def verify_all(policy: Policy, texts: list[object], kind: str, **expected: object) -> dict[str, dict[str, Any]]:
+    """Return what all keepers state, one statement of each in their order. Raises ProofError as `verify` does."""
+    if len(texts) != len(policy.keepers):
+        raise ProofError(f"expected {len(policy.keepers)} {kind} statements, got {len(texts)}")
+    return {k: verify(policy, text, kind, k, **expected) for k, text in zip(policy.keepers, texts, strict=True)}
+
+
 def read_request(body: bytes, *members: str) -> dict[str, Any]:
     """Return a peer request: a JSON object of exactly these members. Raises MalformedError."""
     try:
