@@ -7,7 +7,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anwen.crypto import grants
@@ -97,6 +97,9 @@ def test_what_was_signed_comes_back(issuer, purpose, expires_s, jti, request):
     name_text | st.just("a" * 65) | st.just("\\u0041"),
     st.sampled_from([BODY_HASH, BODY_HASH[1:]]),
 )
+@example("a", 0, bytes(16), "p", BODY_HASH)
+@example("a", 10**12, bytes(16), "p", BODY_HASH)
+@example("a", 2**40, bytes(16), "p", BODY_HASH)
 def test_the_usual_spelling_means_what_json_says(issuer, expires_s, jti, purpose, request):
     """The pattern that spares a JSON parser takes no grant that the parser would not, and reads the same claims."""
     claims = f'{{"iss":"{issuer}","aud":"{GRANT.audience}","exp":{expires_s},"jti":"{encode64(jti)}"'
@@ -110,6 +113,13 @@ def test_the_usual_spelling_means_what_json_says(issuer, expires_s, jti, purpose
     assert outcomes[0] == outcomes[1]
     usual = 0 < expires_s < 2**40 and len(jti) == 16 and len(request) == 32 and len(purpose) < 65
     assert (outcomes[0] is not None) == usual
+
+
+@pytest.mark.parametrize(("claim", "last"), [("jti", "B"), ("req", "B")])
+def test_stray_bits_in_the_usual_spelling_are_refused(claim, last):
+    """Two spellings of one `jti` must not be two grants."""
+    changed = CLAIMS | {claim: CLAIMS[claim][:-1] + last}
+    unparsed(sign_raw(grants.HEADER, json.dumps(changed, separators=(",", ":")).encode()))
 
 
 @given(st.integers(0, 600), st.sampled_from("ABCabc019-_.= \n{é"))

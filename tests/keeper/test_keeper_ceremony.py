@@ -208,6 +208,18 @@ async def test_messages_of_another_attempt_are_refused(rig):
     assert opened(rig) == []
 
 
+async def test_a_keeper_reveals_to_no_announcement_of_its_own_but_the_last(rig):
+    about = {"series": "record", "number": 1}
+
+    async def ask(keeper, op, **members):
+        return (await rig.call(keeper)(f"ceremony_{op}", json.dumps(about | members).encode())).decode()
+
+    old = [await ask(i, "announce", abandons=[]) for i in rig.ids]
+    await ask("b", "announce", abandons=[])
+    with pytest.raises(ProofError, match="keeper b: not its announce statement of this attempt"):
+        await ask("b", "reveal", announces=old)
+
+
 async def test_a_coordinator_cannot_show_two_sets_of_announcements(rig):
     """It would learn contributions for keys of its own choice: a keeper reveals to one set alone."""
     about = {"series": "record", "number": 1}
