@@ -24,6 +24,7 @@ log = logging.getLogger("anwen.client")
 
 FIRST_LABELS = 16
 MOST_LABELS = 1024
+MOST_A_CALL = 8192  # labels of one node call; nodes take twice as many
 MISSES = 8
 """A search ends after so many free slots in a row: shared or abandoned slots leave shorter gaps."""
 
@@ -99,6 +100,8 @@ async def _step(session: Session, purpose: str, searches: Sequence[_Search], cla
     labels: list[bytes] = []
     spans: list[tuple[_Search, int]] = []
     for search in searches:
+        if len(labels) + search.batch > MOST_A_CALL:
+            break  # the others wait for the next call
         count = 1 if search.query.unique else search.batch
         spans.append((search, len(labels)))
         labels += blind_index.labels(search.key, search.next_slot, count)
@@ -174,7 +177,7 @@ class Gap:
 
 async def first_free(session: Session, purpose: str, gaps: Sequence[Gap]) -> None:
     """Find the first free slot of each gap; each step of all of them is one node call."""
-    while pending := [g for g in gaps if g.free is None]:
+    while pending := [g for g in gaps if g.free is None][: MOST_A_CALL // 16]:
         asked = [(gap, slot) for gap in pending for slot in gap.probes()]
         labels = [blind_index.labels(gap.key, slot, 1)[0] for gap, slot in asked]
         answer = await node_find(session, purpose, labels, [])

@@ -14,8 +14,8 @@ FORMAT = 1
 PAGE_BYTES = 16_384
 """Rows of some 1.2 KB lie whole in a page; measured against 4 and 8 KiB in docs/adr/0001-one-row-a-version.md."""
 
-WRITER_CACHE_KIB = 16_384
-READER_CACHE_KIB = 4_096
+WRITER_CACHE_KIB = 8_192
+READER_CACHE_KIB = 2_048
 CHECKPOINT_BYTES = 128 * 2**20
 _CHUNK = 512
 _SETTINGS = {"journal_mode": "wal", "synchronous": "2", "secure_delete": "1"}
