@@ -283,6 +283,8 @@ def test_one_keeper_down_stops_nothing_and_two_stop_cleanly(tmp_path, down):
             for i in (1, 2):
                 (found,) = clerk.find("person", phone=person(i)["phone"])
                 assert clerk.open([found], ["identity"])[0]["name"] == person(i)["name"]
+            with anwen.connect(folder.path, key="dpo", purpose="oversight") as auditor:
+                assert "open" in {seen.operation for seen in auditor.audit_subject(found.subject)}
             processes.processes[f"keeper {'b' if down != 'b' else 'c'}"].kill()
             with pytest.raises(QuorumError):
                 clerk.find("person", phone=person(1)["phone"])
