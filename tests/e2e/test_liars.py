@@ -23,9 +23,25 @@ NUMBERS = itertools.count(50_000, 100)
 class Liar:
     """Between a client and the keepers: changes what one keeper answers to some operations."""
 
-    def __init__(self, vault, inner, keeper, ops, columns=(0, 1), *, silent=False, slow_s=0.0, once=False):
+    def __init__(
+        self,
+        vault,
+        inner,
+        keeper,
+        ops,
+        columns=(0, 1),
+        *,
+        silent=False,
+        slow_s=0.0,
+        once=False,
+        forged=False,
+        short=False,
+    ):
         secret = (vault.path / "keepers" / keeper / "identity.key").read_bytes()
         self.key, self.inner, self.keeper, self.ops = Ed25519PrivateKey.from_private_bytes(secret), inner, keeper, ops
+        if forged:
+            self.key = Ed25519PrivateKey.generate()
+        self.short = short
         self.columns, self.silent, self.slow_s, self.once, self.told = columns, silent, slow_s, once, 0
 
     async def call(self, recipient, op, grant, body, timeout_s):
@@ -40,7 +56,9 @@ class Liar:
         true = decode_answer(answer)
         components = true.components.copy()
         components[list(self.columns)] ^= 1
-        header = dataclasses.replace(true.header, components=column_hashes(components))
+        if self.short:
+            components = components[:, 1:]
+        header = dataclasses.replace(true.header, components=column_hashes(components), rows=components.shape[1])
         return encode_answer(header, self.key, true.nonce_base, components)
 
     async def close(self):
@@ -94,6 +112,17 @@ def test_a_disputed_write_is_refused_with_both_signed_headers_and_stores_nothing
     if columns == (0, 1):
         assert importer.session.reports[0].suspects == (keeper,)
     assert connect("case_worker", "casework").find("person", phone=row["phone"]) == []
+
+
+@pytest.mark.parametrize("keeper", ["a", "b", "c"])
+@pytest.mark.parametrize("how", ["forged", "short"])
+def test_an_answer_without_a_signature_or_of_another_size_stops_no_reading(lying, people, keeper, how):
+    clerk = lying("case_worker", "casework", keeper, {"open", "index"}, **{how: True})
+    found = [r for p in people for r in clerk.find("person", phone=p["phone"])]
+    opened = clerk.open(found, ["identity"])
+    assert [v["id_number"] for v in opened] == [p["id_number"] for p in people]
+    assert {r.suspects for r in clerk.session.reports} <= {(keeper,)}
+    assert how == "short" or clerk.session.reports
 
 
 def test_a_wrong_token_key_is_not_used(lying, people):

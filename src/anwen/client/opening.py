@@ -53,6 +53,7 @@ async def _open_round(session: Session, purpose: str, cells: Sequence[Cell]) -> 
     if suspect:
         rows = np.array(suspect, np.intp)
         await session.ask_rest("open", purpose, found, rows, request.body)
+        session.disown(found)
         for i in suspect:
             results[i] = _settle(session, found, i, cells[i])
     return results

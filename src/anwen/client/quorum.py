@@ -68,6 +68,10 @@ class Round:
         self._have[keeper][index] = True
         self.receipts[keeper] = answer.receipt
 
+    def drop(self, keeper: str) -> None:
+        """Forget what a keeper answered."""
+        del self._values[keeper], self._have[keeper], self.receipts[keeper]
+
     def uncovered(self) -> Rows:
         """Return the rows that fewer than t keepers have answered."""
         return np.flatnonzero(sum(self._have.values(), np.zeros(self.rows, np.int64)) < self.threshold)

@@ -144,12 +144,28 @@ class Session:
     def combine(self, answers: Mapping[str, Answer], rows: int) -> tuple[Bytes, Flags, Flags, Round]:
         """Return F for each row, contradicted and doubly answered rows, and the round; reports contradictions."""
         found = Round(list(self.policy.keepers), self.policy.threshold, rows)
+        wrong: dict[str, BaseException] = {}
         for keeper, answer in answers.items():
-            found.add(keeper, answer)
-        dispute = found.disputes()
-        if dispute:
+            try:
+                found.add(keeper, answer)
+            except ProofError as error:  # as good as no answer
+                wrong[keeper] = error
+        if found.disputes():
+            self.disown(found)
+        if len(found.receipts) < self.policy.threshold:
+            raise self.why(wrong)
+        if dispute := found.disputes():
             self.report(dispute)
         return *found.values(), found
+
+    def disown(self, found: Round) -> None:
+        """Drop and report answers that their keeper did not sign; looked at only where answers do not fit."""
+        for keeper, receipt in list(found.receipts.items()):
+            try:
+                verify_receipt(receipt, self.policy.keepers[keeper].identity)
+            except ProofError:
+                found.drop(keeper)
+                self.report(Report((keeper,), "an answer that its pinned key did not sign", ()))
 
     def report(self, report: Report) -> None:
         """Keep and log an accusation whose evidence really carries the signatures of those it names."""
@@ -301,11 +317,10 @@ class _Asking:
         done, _ = await asyncio.wait(self.tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             keeper, rows = self.tasks.pop(task)
-            error = task.exception()
-            if error is not None:
-                self.failed[keeper] = error
-            else:
+            try:
                 self.found.add(keeper, task.result(), rows)
+            except AnwenError as error:
+                self.failed[keeper] = error
 
     def cancel(self) -> None:
         """Give up on what has not answered."""
