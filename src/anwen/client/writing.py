@@ -26,8 +26,6 @@ CANDIDATES = 8
 MOST_CANDIDATES = 64
 ATTEMPTS = 8  # in a row without storing anything
 MOST_HINTS = 2**18
-NO_SLOT = 0xFFFFFFFF
-STORED, UNIQUE_TAKEN, VERSION_TAKEN, SLOTS_TAKEN, DELETED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +84,13 @@ class Writer:
         if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
             raise ProofError("node: an answer for another number of rows")
         self._learn(batch, starts, slots)
-        await self._find_slots(purpose, batch, starts, outcomes == SLOTS_TAKEN)
+        await self._find_slots(purpose, batch, starts, outcomes == wire.Outcome.NO_SLOT)
         return batch.results(outcomes)
 
     def _learn(self, batch: _Batch, starts: Sequence[int], slots: npt.NDArray[np.generic]) -> None:
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
             query = batch.queries[query_row]
-            if slot != NO_SLOT and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
+            if slot != wire.NOWHERE and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
                 self._remember(query, starts[query_row] + slot + 1)
 
     def _remember(self, query: Query, slot: int) -> None:
@@ -195,7 +193,7 @@ class _Batch:
         results: list[PutResult | None] = [None] * len(self.rows)
         for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
             plain = row.plain
-            if outcome != SLOTS_TAKEN:
+            if outcome != wire.Outcome.NO_SLOT:
                 ids = plain.record.hex(), plain.subject.hex(), plain.version
                 results[at] = PutResult(*ids, _error(plain, outcome))
         return results
@@ -208,14 +206,14 @@ def _query(plain: Plain, token: Token) -> Query:
 def _error(plain: Plain, outcome: int) -> AnwenError | None:
     name = f"{plain.collection.name} record {plain.record.hex()}"
     match outcome:
-        case 0:
+        case wire.Outcome.STORED:
             return None
-        case 1:
+        case wire.Outcome.UNIQUE_TAKEN:
             unique = ", ".join(t.field.name for t in plain.tokens if t.field.index == "unique")
             return ConflictError(f"{plain.collection.name}: another record holds this value of unique {unique}")
-        case 2:
+        case wire.Outcome.VERSION_TAKEN:
             return ConflictError(f"{name}: version {plain.version} is not the next one; read it again")
-        case 4:
+        case wire.Outcome.DELETED:
             return NotFoundError(f"{name}: was deleted")
         case _:
             return ProofError(f"{name}: node answered outcome {outcome}")

@@ -10,6 +10,7 @@ Pure: no I/O, no clock; the caller brings the salt.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,20 @@ POSTINGS = (
     Column("mac", 16),
 )
 LABELS = (Column("label", 16),)
+
+
+NOWHERE = 0xFFFFFFFF
+"""Slot of a posting that took none."""
+
+
+class Outcome(enum.IntEnum):
+    """What became of one row of a put."""
+
+    STORED = 0  # durable and visible; also when it was there already, byte for byte
+    UNIQUE_TAKEN = 1  # another live record holds the value of a unique field; nothing of the row was stored
+    VERSION_TAKEN = 2  # the version is not the successor of the current one; nothing of the row was stored
+    NO_SLOT = 3  # all candidate labels of a posting are taken: come again with later ones; nothing was stored
+    DELETED = 4  # the record was deleted; nothing was stored
 
 
 @dataclass(frozen=True, slots=True)

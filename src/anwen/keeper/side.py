@@ -41,9 +41,6 @@ class Kind(enum.IntEnum):
     SUBJECT = 19  # `subject_digest` 16 of an erased or restricted subject
 
 
-SUBJECT_KINDS = frozenset({Kind.OPEN, Kind.LIST, Kind.WRITE, Kind.DELETE, Kind.SEEN})
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Block:
     """One block. With `width` 0 there are no bytes and `rows` is a count."""

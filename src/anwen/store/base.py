@@ -7,23 +7,23 @@ that a leaderless database will do. Equal keys mean equal bytes: a repeated step
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-NOWHERE = 0xFFFFFFFF
-"""Slot of a posting that took none."""
+from anwen.formats.wire import NOWHERE, Outcome
 
-
-class Outcome(enum.IntEnum):
-    """What became of one row of a put."""
-
-    STORED = 0  # durable and visible; also when it was there already, byte for byte
-    UNIQUE_TAKEN = 1  # another live record holds the value of a unique field; nothing of the row was stored
-    VERSION_TAKEN = 2  # the version is not the successor of the current one; nothing of the row was stored
-    NO_SLOT = 3  # all candidate labels of a posting are taken: come again with later ones; nothing was stored
-    DELETED = 4  # the record was deleted; nothing was stored
+__all__ = [
+    "NOWHERE",
+    "Hit",
+    "Outcome",
+    "Posting",
+    "PutResult",
+    "PutRow",
+    "Statistics",
+    "Store",
+    "StoredRow",
+]
 
 
 class Posting(NamedTuple):  # a tuple, because a put makes thousands: a frozen dataclass takes five times as long
