@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import struct
+import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -33,6 +34,10 @@ _MAGIC = b"ANWE"
 _HEAD = struct.Struct(">4sIIQI")
 _MAX_PART_BYTES = 2**26
 _SETTLE_LEAVES = 1024
+_SHORT_S = 0.001
+"""While the last write took less, the next is made on the event loop: handing it to a thread and back costs as much,
+and what comes meanwhile would wait for it all the same. On a slower disk a thread writes."""
+
 LASTING = frozenset({"delete", "restrict", "erase", "lift", "ceremony", "policy"})
 
 
@@ -114,6 +119,7 @@ class Log:
         self.lasting: list[int] = []
         self._files = sorted(folder.glob("[0-9]*-*.log"))
         self._fd, self._end = -1, 0
+        self._write_s = _SHORT_S  # how long the last write took
         self._pending: list[_Waiting] = []
         self._waiters: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
         self._flusher: asyncio.Task[None] | None = None
@@ -243,7 +249,10 @@ class Log:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                leaves = await loop.run_in_executor(self._writer, self._write, batch, self.size)
+                if self._write_s < _SHORT_S:
+                    leaves = self._write(batch, self.size)
+                else:
+                    leaves = await loop.run_in_executor(self._writer, self._write, batch, self.size)
                 self.leaves.add(leaves)
                 while self._waiters and self._waiters[0][0] < self.size:
                     _, waiter = self._waiters.popleft()
@@ -267,6 +276,7 @@ class Log:
 
     def _write(self, batch: list[_Waiting], index: int) -> list[tuple[bytes, int]]:
         """Make entries durable, in the writer's thread; return their leaves."""
+        begun = time.perf_counter()
         leaves: list[tuple[bytes, int]] = []
         lasting = b""
         at = 0
@@ -292,6 +302,7 @@ class Log:
             self._disk.write(self._lasting_fd, lasting)
             self._disk.sync(self._lasting_fd)  # a crash before: found again while replaying the last day
         self.leaves.write(leaves)
+        self._write_s = time.perf_counter() - begun
         return leaves
 
     def _begin_file(self, day: str, index: int) -> None:

@@ -13,6 +13,7 @@ import ctypes
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ T = TypeVar("T")
 GROUP_ROWS = 16_384
 """Rows that share a commit: beyond it the cache spills, and who waits waits long."""
 READERS = 2
+MANY = 64
+SHORT_S = 0.001
+"""Fewer than MANY keys are read on the event loop as long as the last read took less: a thread costs more than that."""
+
 IDLE_S = 1.0
 
 
@@ -47,6 +52,7 @@ class SqliteStore:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._failed = ""
         self._closed = False
+        self._read_s = 0.0  # how long the last read took
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="anwen-store-read")
@@ -62,10 +68,10 @@ class SqliteStore:
         await self._submit(lambda db: sqlite_write.delete(db, records), len(records))
 
     async def get(self, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
-        return await self._read(lambda db: sqlite_read.get(db, epoch, records, classes))
+        return await self._read(lambda db: sqlite_read.get(db, epoch, records, classes), len(records))
 
     async def find(self, labels: Sequence[bytes]) -> list[Hit]:
-        return await self._read(lambda db: sqlite_read.find(db, labels))
+        return await self._read(lambda db: sqlite_read.find(db, labels), len(labels))
 
     async def list_subjects(self, collection: int, subjects: Sequence[bytes], after: bytes, limit: int) -> list[bytes]:
         return await self._read(lambda db: sqlite_read.list_subjects(db, collection, subjects, after, limit))
@@ -89,12 +95,15 @@ class SqliteStore:
 
     # --- threads -------------------------------------------------------------------------------------------------
 
-    async def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, run: Callable[[sqlite3.Connection], T], keys: int = MANY) -> T:
         if self._closed:
             raise StorageError(f"store {self._path.name}: closed")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_reader, run)
+        if keys >= MANY or self._read_s > SHORT_S:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_reader, run)
+        return self._run_reader(run)
 
     def _run_reader(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        begun = time.perf_counter()
         try:
             db: sqlite3.Connection | None = getattr(self._local, "db", None)
             if db is None:
@@ -105,6 +114,7 @@ class SqliteStore:
                 return run(db)
             finally:
                 db.execute("COMMIT")
+                self._read_s = time.perf_counter() - begun
         except sqlite3.Error as error:
             raise self._error(error) from error
 
