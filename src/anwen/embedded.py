@@ -13,7 +13,8 @@ from typing import IO, Self
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
 from anwen.keeper.service import Keeper
 from anwen.node.service import Node
-from anwen.store.sqlite import SqliteStore
+from anwen.store import engines
+from anwen.store.base import Store
 from anwen.supervisor import PeerCall, ceremonies
 from anwen.vault_folder import VaultFolder
 
@@ -25,7 +26,7 @@ class EmbeddedTransport:
         self._lock = lock
         self._keepers: dict[str, Keeper] = {}
         self._nodes: dict[str, Node] = {}
-        self._stores: list[SqliteStore] = []
+        self._stores: list[Store] = []
         self._cosigners: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -43,7 +44,7 @@ class EmbeddedTransport:
             for node in policy.nodes:
                 path = folder.path / "nodes" / node
                 about = json.loads((path / "node.json").read_bytes())
-                store = SqliteStore(path / about["store"])
+                store = await engines.connect(policy.engine, about["store"], path)
                 started._stores.append(store)
                 started._nodes[node] = Node(policy, store)
         except BaseException:

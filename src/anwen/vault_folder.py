@@ -13,8 +13,8 @@ import os
 import shutil
 import socket
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import IO
@@ -53,12 +53,17 @@ def template(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What `create` makes: how many zones and officers, and how many of each must agree."""
+    """What `create` makes: how many zones and officers, how many of each must agree, and the store behind the nodes.
+
+    `engine` and `store`: as `store.engines.connect` takes them.
+    """
 
     zones: tuple[str, ...] = ("a", "b", "c")
     threshold: int = 2
     nodes: tuple[str, ...] = ("a",)
     officers: tuple[str, ...] = ("officer1", "officer2", "officer3")
+    engine: str = "sqlite"
+    store: Mapping[str, object] = field(default_factory=lambda: {"path": "../../store/anwen.sqlite"})
 
 
 class VaultFolder:
@@ -186,6 +191,7 @@ def _fill(path: Path, text: str, name: str, shape: Shape) -> None:
         zones=zones,
         principals={p: public_der(k) for p, k in principals.items()},
         single_machine=True,
+        engine=shape.engine,
         threshold=shape.threshold,
     )
     _write(path / "vault.toml", filled.encode())
@@ -200,7 +206,7 @@ def _fill(path: Path, text: str, name: str, shape: Shape) -> None:
     for keeper in policy.keepers:
         _write(path / "keepers" / keeper / "keeper.json", json.dumps({"id": keeper}).encode())
     for node in policy.nodes:
-        about = {"id": node, "store": "../../store/anwen.sqlite"}
+        about = {"id": node, "store": shape.store}
         _write(path / "nodes" / node / "node.json", json.dumps(about).encode())
     (path / "store").mkdir(mode=0o700)
 

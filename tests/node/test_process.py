@@ -44,7 +44,7 @@ def folder(tmp_path):
     (path / "policy" / "0001.json").write_bytes(document)
     root = {"vault": policy.vault.hex(), "root": policy_chain.digest(policy).hex()}
     (path / "root.json").write_text(json.dumps(root))
-    (path / "node.json").write_text(json.dumps({"id": "zone_a", "store": "../../store/anwen.sqlite"}))
+    (path / "node.json").write_text(json.dumps({"id": "zone_a", "store": {"path": "../../store/anwen.sqlite"}}))
     return path, policy, info
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import click
 from anwen import sample, supervisor, vault_folder
 from anwen.cli import failures, output
 from anwen.cli.settings import PATH, Settings, cli, format_of, format_option, settings_of, to_option
-from anwen.errors import ConflictError, NotFoundError, UnavailableError
-from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
+from anwen.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
+from anwen.formats.policy_schema import ENGINES
+from anwen.vault_folder import SINGLE_MACHINE, Shape, VaultFolder
 
 NEXT = """vault {name} in {folder}: {collections}
 principals: {principals} (keys in {folder}/principals)
@@ -31,10 +33,12 @@ then, in another terminal: export ANWEN_VAULT={folder}
 @click.argument("folder", type=PATH)
 @click.option("--template", type=click.Choice(vault_folder.TEMPLATES), default="police", show_default=True)
 @click.option("--name", default="", help="The vault's name (default: the folder's).")
+@click.option("--engine", type=click.Choice(ENGINES), default="sqlite", show_default=True)
+@click.option("--store", "store_file", type=PATH, help="JSON file that says how nodes reach the engine's servers.")
 @settings_of
-def init(settings: Settings, folder: Path, template: str, name: str) -> None:
+def init(settings: Settings, folder: Path, *, template: str, name: str, engine: str, store_file: Path | None) -> None:
     """Make a vault in FOLDER: keys for keepers, officers and principals, and a first signed policy."""
-    policy = vault_folder.create(folder, template, name=name).policy()
+    policy = vault_folder.create(folder, template, name=name, shape=_shape(engine, store_file)).policy()
     named = {n: list(getattr(policy, n)) for n in ("collections", "principals", "officers")}
     if settings.json:
         about = {"vault": policy.vault.hex(), "folder": str(folder), "single_machine": policy.single_machine}
@@ -45,6 +49,21 @@ def init(settings: Settings, folder: Path, template: str, name: str) -> None:
         click.echo(NEXT.format(name=policy.name, folder=folder, template=template, first=first, **listed))
     if policy.single_machine:
         output.say(SINGLE_MACHINE)
+
+
+def _shape(engine: str, store_file: Path | None) -> Shape:
+    """Return one node and a file for SQLite; for servers that every zone reaches, a node in each."""
+    if (engine == "sqlite") != (store_file is None):
+        raise MalformedError(f"engine {engine}: expected {'no' if store_file else 'a'} --store FILE")
+    if store_file is None:
+        return Shape()
+    try:
+        store = json.loads(store_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MalformedError(f"{store_file}: expected a JSON object ({type(error).__name__})") from error
+    if not isinstance(store, dict):
+        raise MalformedError(f"{store_file}: expected a JSON object")
+    return Shape(nodes=Shape.zones, engine=engine, store=store)
 
 
 @cli.command("up")

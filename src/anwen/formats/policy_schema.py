@@ -19,6 +19,7 @@ KINDS = (
     *("text", "name", "date", "datetime", "int", "decimal"),
     *("bool", "phone", "email", "address", "json", "national_id"),
 )
+ENGINES = ("sqlite", "cassandra", "postgresql")
 MAX_KEEPERS = 7
 """Key sets number C(n, t-1): 35 for 4 of 7."""
 SERVER_ID_CHARACTERS = 16
@@ -54,7 +55,7 @@ VAULT: Schema = {
     "threshold": Key(form.whole(2, MAX_KEEPERS)),
     "quorum": Key(_ONE_OR_MORE),
     "single_machine": Key(form.FLAG, default=False),
-    "engine": Key(form.choice("sqlite")),
+    "engine": Key(form.choice(*ENGINES)),
 }
 NODE: Schema = {"id": Key(_SERVER_ID, default=None), "address": Key(form.ADDRESS), "tls_pin": Key(_DIGEST)}
 KEEPER: Schema = {**NODE, "peer_address": Key(form.ADDRESS), "identity": Key(_DIGEST)}

@@ -49,6 +49,7 @@ def fill_template(
     zones: Mapping[str, Mapping[str, Mapping[str, object]]],
     principals: Mapping[str, bytes],
     single_machine: bool,
+    engine: str | None = None,
     threshold: int | None = None,
     quorum: int | None = None,
 ) -> str:
@@ -59,7 +60,7 @@ def fill_template(
         zones: by zone, `{"keeper": {"address", "peer_address", "tls_pin", "identity"}, "node": {"address",
             "tls_pin"}}`; pins and identities as bytes or lower-case hexadecimal.
         principals: DER of the public key, for each principal that the template names, and no other.
-        threshold: another threshold than the template's; likewise `quorum`.
+        threshold: another threshold than the template's; likewise `quorum` and `engine`.
 
     Raises:
         PolicyError: the template has no place for a part, or names other principals.
@@ -73,7 +74,8 @@ def fill_template(
             raise PolicyError(f"template: expected a line {mark!r}, got none")
         text = text.replace(f"\n{mark}\n", f"\n{tables}", 1)
     vault = {"id": vault_id, "name": name, "version": 1, "expires": expires, "single_machine": single_machine}
-    vault |= {key: number for key, number in (("threshold", threshold), ("quorum", quorum)) if number is not None}
+    others = {"threshold": threshold, "quorum": quorum, "engine": engine}
+    vault |= {key: value for key, value in others.items() if value is not None}
     try:
         for key, value in vault.items():
             text = set_value(text, ("vault",), key, _toml(value))

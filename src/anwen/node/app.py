@@ -12,6 +12,7 @@ import logging
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from anwen.errors import AnwenError, GrantError, MalformedError, PolicyError, StorageError
@@ -20,7 +21,7 @@ from anwen.model import NodeInfo, Policy
 from anwen.net import tls
 from anwen.net.server import Limits, serve
 from anwen.node.service import Node
-from anwen.store.sqlite import SqliteStore
+from anwen.store import engines
 
 LIMITS = Limits()
 _log = logging.getLogger("anwen.node")
@@ -39,8 +40,8 @@ def main() -> None:
         sys.exit(f"node: {type(error).__name__}: {error}")
 
 
-def load(folder: Path) -> tuple[NodeInfo, Policy, Path]:
-    """Return which node a folder is, its policy, checked from the pinned root on, and where its store lies.
+def load(folder: Path) -> tuple[NodeInfo, Policy, Mapping[str, object]]:
+    """Return which node a folder is, its policy, checked from the pinned root on, and how to reach its store.
 
     Raises:
         PolicyError: a file is missing or wrong, or the policy names this node with another key.
@@ -49,15 +50,13 @@ def load(folder: Path) -> tuple[NodeInfo, Policy, Path]:
         about, root = json.loads((folder / "node.json").read_bytes()), json.loads((folder / "root.json").read_bytes())
         documents = [p.read_bytes() for p in sorted((folder / "policy").glob("[0-9][0-9][0-9][0-9].json"))]
         tls_pin = tls.pin_of_pem((folder / "tls.crt").read_bytes())
-        name, store, pin = str(about["id"]), folder / str(about["store"]), bytes.fromhex(root["root"])
+        name, store, pin = str(about["id"]), dict(about["store"]), bytes.fromhex(root["root"])
     except (OSError, ValueError, KeyError, TypeError, MalformedError) as error:
         raise PolicyError(f"{folder}: node.json, root.json, policy or tls.crt ({type(error).__name__})") from error
     policy = policy_chain.verify_chain(documents, pin)
     info = policy.nodes.get(name)
     if info is None or info.tls_pin != tls_pin:
         raise PolicyError(f"node {name}: policy {policy.version} does not name it, or names another key")
-    if policy.engine != "sqlite":
-        raise PolicyError(f"engine {policy.engine}: this node has sqlite alone")
     return info, policy, store
 
 
@@ -80,9 +79,9 @@ def save_policy(folder: Path, version: int, document: bytes) -> None:
 
 
 async def _run(folder: Path) -> None:
-    info, policy, path = load(folder)
+    info, policy, settings = load(folder)
     context = tls.server_context(folder / "tls.crt", folder / "tls.key")
-    store = SqliteStore(path)
+    store = await engines.connect(policy.engine, settings, folder)
     node = Node(policy, store, save=lambda version, document: save_policy(folder, version, document))
 
     async def handler(path: str, authorization: str | None, body: bytes) -> bytes:

@@ -14,13 +14,13 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anwen.errors import AnwenError, StorageError
+from anwen.errors import AnwenError, PolicyError, StorageError
 from anwen.store import sqlite_read, sqlite_schema, sqlite_write
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
 
@@ -33,6 +33,13 @@ SHORT_S = 0.001
 """Fewer than MANY keys are read on the event loop as long as the last read took less: a thread costs more than that."""
 
 IDLE_S = 1.0
+
+
+async def connect(settings: Mapping[str, object], folder: Path) -> SqliteStore:
+    """Return the store in the file `{"path": ...}`, relative to `folder`. Raises PolicyError, StorageError."""
+    if set(settings) != {"path"}:
+        raise PolicyError(f"store settings of sqlite: expected path, got {', '.join(settings) or 'none'}")
+    return SqliteStore(folder / str(settings["path"]))
 
 
 @dataclass(frozen=True, slots=True)
