@@ -1,4 +1,4 @@
-"""What this machine allows: the smallest possible form of each step, measured in every round (BENCHMARKS.md, 1.8)."""
+"""What this machine allows: the smallest possible form of each step, measured in every round."""
 
 from __future__ import annotations
 

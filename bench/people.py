@@ -1,6 +1,6 @@
 """The residents of the benchmarks: row r is a pure function of r, so every system is fed the same people.
 
-BENCHMARKS.md, section 5: seven fields from outputs 8r to 8r + 7 of SplitMix64 seeded with 0. Rows 0 to 999, fields
+Seven fields from outputs 8r to 8r + 7 of SplitMix64 seeded with 0. Rows 0 to 999, fields
 joined by ";" and rows by newlines, have the SHA-256 that tests/bench/test_people.py holds. Names are skewed on
 purpose: the commonest has 382 of the first 100,000 rows.
 

@@ -12,7 +12,7 @@ import machine
 from rules import Rounds
 
 OUT = Path(__file__).parent / "out"
-SPEC = "BENCHMARKS.md, sections 1 and 4 to 7"
+SPEC = "docs/benchmarks.md"
 
 
 def document(name: str, rounds: Rounds, about: dict[str, Any]) -> dict[str, Any]:

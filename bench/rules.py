@@ -1,4 +1,4 @@
-"""Rules of measuring (BENCHMARKS.md, section 1): rounds in rotated order, medians, intervals, and the gate.
+"""Rules of measuring: rounds in rotated order, medians, intervals, and the gate.
 
 Pure: numbers in, numbers out; the bootstrap is seeded.
 """

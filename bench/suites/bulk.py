@@ -1,4 +1,4 @@
-"""Bulk import: residents of BENCHMARKS.md, section 5, by `anwen import` into a whole vault, against plaintext SQLite.
+"""Bulk import: made-up residents (`people.py`), by `anwen import` into a whole vault, against plaintext SQLite.
 
 Timed as `anwen import` times itself: from starting its processes to the last durable commit.
 """

@@ -1,6 +1,6 @@
 """Keeper: the PRF alone (K0), a whole request without fsync (K1), with durable log (K2), over TLS (K3).
 
-BENCHMARKS.md, section 4. Grants are signed outside the clock: the figure is the keeper's. K1 and K2 run in this
+Grants are signed outside the clock: the figure is the keeper's. K1 and K2 run in this
 process; their CPU time includes the event loop that calls them.
 """
 

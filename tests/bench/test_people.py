@@ -1,4 +1,4 @@
-"""The benchmark's residents are those of BENCHMARKS.md, section 5: values and check sum from there."""
+"""The benchmark's residents are pinned: values and check sum."""
 
 import hashlib
 import importlib.util

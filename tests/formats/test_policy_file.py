@@ -36,7 +36,12 @@ from anwen.model import (
 ADA_KEY = re.search(r'key = "([^"]+)"', vault_texts.text()).group(1)
 
 MISTAKES = [  # what is replaced (once), by what, the path, a part of the message; the line is that of the new text
-    ('engine = "sqlite"', 'engine = "oracle"', "vault.engine", "expected one of \"sqlite\", \"cassandra\", \"postgresql\", got 'oracle'"),
+    (
+        'engine = "sqlite"',
+        'engine = "oracle"',
+        "vault.engine",
+        'expected one of "sqlite", "cassandra", "postgresql", got \'oracle\'',
+    ),
     ("threshold = 2 ", "threshold = 1 ", "vault.threshold", "from 2 to 7, got 1"),
     ("threshold = 2 ", "threshold = 4 ", "vault.threshold", "as many as keepers, which are 3 (of at most 7), got 4"),
     ("threshold = 2 ", "threshold = 2.0 ", "vault.threshold", "got 2.0"),

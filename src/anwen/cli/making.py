@@ -63,7 +63,7 @@ def _shape(engine: str, store_file: Path | None) -> Shape:
         raise MalformedError(f"{store_file}: expected a JSON object ({type(error).__name__})") from error
     if not isinstance(store, dict):
         raise MalformedError(f"{store_file}: expected a JSON object")
-    return Shape(nodes=Shape.zones, engine=engine, store=store)
+    return Shape(nodes=Shape().zones, engine=engine, store=store)
 
 
 @cli.command("up")
