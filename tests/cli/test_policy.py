@@ -1,5 +1,6 @@
 """`anwen policy`: mistakes with their lines, signatures up to the quorum, versions that keepers take."""
 
+import json
 import re
 
 import pytest
@@ -29,6 +30,35 @@ def test_init_tells_what_next_and_what_one_machine_means(anwen, tmp_path):
     assert "single_machine" in done.err
     again = anwen("init", tmp_path / "v", vault=tmp_path)
     assert (again.code, "not empty" in again.err) == (REQUEST, True)
+
+
+def test_init_with_servers_gives_each_zone_a_node_that_knows_its_store(anwen, tmp_path):
+    about = {"conninfo": "host=db.example dbname=anwen"}
+    (tmp_path / "store.json").write_text(json.dumps(about))
+    made = anwen("init", tmp_path / "v", "--engine", "postgresql", "--store", tmp_path / "store.json", vault=tmp_path)
+    assert made.code == OK
+    policy = VaultFolder(tmp_path / "v").policy()
+    assert (policy.engine, set(policy.nodes)) == ("postgresql", {"a", "b", "c"})
+    for node in policy.nodes:
+        assert json.loads((tmp_path / "v" / "nodes" / node / "node.json").read_text()) == {"id": node, "store": about}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--engine", "cassandra"], "engine cassandra: expected a --store FILE"),
+        (["--store", "store.json"], "engine sqlite: expected no --store FILE"),
+        (["--engine", "postgresql", "--store", "list.json"], "list.json: expected a JSON object"),
+        (["--engine", "postgresql", "--store", "gone.json"], "gone.json: expected a JSON object (FileNotFoundError)"),
+    ],
+)
+def test_init_refuses_a_store_that_does_not_fit_its_engine(anwen, tmp_path, monkeypatch, options, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    done = anwen("init", tmp_path / "v", *options, vault=tmp_path)
+    assert (done.code, reason in done.err) == (REQUEST, True), done.err
+    assert not (tmp_path / "v").exists()
 
 
 def test_check_names_lines_and_finds_bad_indexes(anwen, vault):
