@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -365,3 +366,33 @@ async def test_denials_cannot_be_dropped_from_the_list(rig):
     assert rig.clock.now_s > START_S
     with pytest.raises(AnwenError, match="not opened"):
         await rig.ask("open", people.open(bytes(20)), ["a"])
+
+
+class GatedDisk(Disk):
+    """A disk whose next sync waits for `gate`, and says which threads synced."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.threads = []
+
+    def sync(self, fd):
+        assert self.gate.wait(30)
+        self.threads.append(threading.current_thread() is threading.main_thread())
+        super().sync(fd)
+
+
+async def test_a_slow_disk_leaves_the_event_loop_free_and_a_fast_one_needs_no_thread(tmp_path, monkeypatch):
+    disk = GatedDisk()
+    log = opened(tmp_path, disk)
+    monkeypatch.setattr("anwen.keeper.log._SHORT_S", 0.0)  # whatever a write takes counts as slow
+    for i in range(2):
+        disk.gate.clear()
+        asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, disk.gate.set)  # needs a free loop
+        await log.commit(log.append(DAY, entry(i), b""))
+    assert disk.threads[-2:] == [False, False]
+    monkeypatch.setattr("anwen.keeper.log._SHORT_S", 60.0)
+    await log.commit(log.append(DAY, entry(2), b""))
+    assert disk.threads[-1]
+    assert indexes(log) == [(0, 0), (1, 1), (2, 2)]
+    await log.close()

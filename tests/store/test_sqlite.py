@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,15 @@ async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_pat
     assert counts.records == counts.rows == counts.postings / 2 >= len(told)
     assert engine._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     await engine.close()
+
+
+@pytest.mark.parametrize(("last_s", "on_the_loop"), [(0.0, True), (1.0, False)])
+async def test_few_keys_are_read_on_the_event_loop_while_the_disk_is_fast(store, last_s, on_the_loop):
+    one = row()
+    await put(store, one)
+    store._read_s = last_s
+    threads = []
+    await store._read(lambda _db: threads.append(threading.current_thread() is threading.main_thread()), keys=1)
+    store._read_s = 0.0
+    await store._read(lambda _db: threads.append(threading.current_thread() is threading.main_thread()), keys=64)
+    assert threads == [on_the_loop, False]
