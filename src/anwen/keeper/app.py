@@ -24,8 +24,11 @@ from typing import Any
 from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
 from anwen.keeper.ceremony import STEPS
 from anwen.keeper.coordinator import PeerCall, peer_calls
+from anwen.keeper.metrics import metrics_of
 from anwen.keeper.service import Keeper
 from anwen.model import Policy
+from anwen.net import logs
+from anwen.net.metrics import offer
 from anwen.net.server import Limits, serve
 from anwen.net.tls import server_context
 
@@ -96,13 +99,16 @@ async def run(folder: Path, *, locked: bool) -> None:
     try:
         if not await _unless(stop, _start(keeper)):
             return
-        clients = await serve(for_clients, mine.address, tls, _CLIENT_LIMITS, without_grant=["/v1/policy"])
-        sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
-        sys.stdout.flush()
-        try:
-            await _unless(stop, _look_after(keeper))
-        finally:
-            await clients.aclose()
+        metrics = metrics_of(keeper)
+        counted = metrics.counting(for_clients)
+        async with offer(metrics, folder / "keeper.json"):
+            clients = await serve(counted, mine.address, tls, _CLIENT_LIMITS, without_grant=["/v1/policy"])
+            sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
+            sys.stdout.flush()
+            try:
+                await _unless(stop, _look_after(keeper))
+            finally:
+                await clients.aclose()
     finally:
         await peers.aclose()
         await keeper.close()
@@ -153,7 +159,7 @@ async def _look_after(keeper: Keeper) -> None:
 
 def main() -> int:
     """Run a keeper; the one argument is its folder. Returns the exit code: 2 for a rollback, 1 for other errors."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
+    logs.configure(logging.WARNING)
     if len(sys.argv) != 2:
         sys.stderr.write("usage: anwen-keeper FOLDER\n")
         return 64

@@ -166,6 +166,10 @@ class Keeper:
         finally:
             self._waiting -= 1
 
+    def number(self, series: str) -> int:
+        """Return the epoch ("record") or generation ("index") that is current."""
+        return self._state.number(series)
+
     def _check_serving(self) -> None:
         if self._stopped is not None:
             raise type(self._stopped)(*self._stopped.args)

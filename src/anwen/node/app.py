@@ -15,21 +15,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from anwen.errors import AnwenError, GrantError, MalformedError, PolicyError, StorageError
+from anwen.errors import AnwenError, MalformedError, PolicyError, StorageError
 from anwen.formats import policy_chain
 from anwen.model import NodeInfo, Policy
-from anwen.net import tls
+from anwen.net import logs, tls
+from anwen.net.metrics import Metrics, offer
 from anwen.net.server import Limits, serve
 from anwen.node.service import Node
 from anwen.store import engines
 
 LIMITS = Limits()
-_log = logging.getLogger("anwen.node")
 
 
 def main() -> None:
     """Run a node until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure(logging.INFO)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     if len(sys.argv) != 2:
@@ -85,24 +85,25 @@ async def _run(folder: Path) -> None:
     node = Node(policy, store, save=lambda version, document: save_policy(folder, version, document))
 
     async def handler(path: str, authorization: str | None, body: bytes) -> bytes:
-        op = path.removeprefix("/v1/")
-        try:
-            return await node.handle(op, (authorization or "").removeprefix("Anwen "), body)
-        except GrantError as error:
-            _log.info("%s refused: %s", op, "; ".join(getattr(error, "__notes__", ())))
-            raise
+        return await node.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
+    metrics = Metrics("node", info.id, info.zone, node.operations)
+    metrics.gauge("anwen_store_info", "The engine behind the node.", lambda: 1, engine=policy.engine)
+    metrics.follow_policy(lambda: node.policy.version, lambda: node.policy.expires_s)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        try:
-            server = await serve(handler, info.address, context, LIMITS, without_grant={"/v1/policy"})
-        except OSError as error:
-            raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error
-        print(f"node {info.id} ready on {server.address}", flush=True)  # noqa: T201 - `anwen up` waits for this line
-        await stop.wait()
-        await server.aclose()
+        async with offer(metrics, folder / "node.json"):
+            try:
+                server = await serve(
+                    metrics.counting(handler), info.address, context, LIMITS, without_grant={"/v1/policy"}
+                )
+            except OSError as error:
+                raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error
+            print(f"node {info.id} ready on {server.address}", flush=True)  # noqa: T201 - `anwen up` waits for this line
+            await stop.wait()
+            await server.aclose()
     finally:
         await store.close()
 

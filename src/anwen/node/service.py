@@ -75,6 +75,11 @@ class Node:
             "node_delete": self._delete,
         }
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """Names of what may be asked."""
+        return frozenset(self._operations) | {"policy"}
+
     async def handle(self, op: str, grant: str, body: bytes) -> bytes:
         """Return the answer to one request.
 

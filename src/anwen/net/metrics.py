@@ -1,0 +1,201 @@
+"""What a service counts of itself, as Prometheus reads it (text format 0.0.4), on a listener of its own.
+
+Labels are operations, codes of errors, the service's id and zone, a store's engine; each from a list that is
+closed before the first request. No request adds one, so no principal, purpose, subject or value can become a label.
+
+Off unless `node.json` or `keeper.json` has "metrics". The door of `server` serves nothing of it.
+
+Source: Prometheus, "Exposition formats", text-based format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from anwen.errors import BY_CODE, AnwenError, GrantError, IntegrityError, PolicyError, StorageError
+from anwen.net.http1 import split_address
+from anwen.net.server import Handler
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+OTHER = "other"
+"""Operation of every path that the service does not know: whoever asks chooses no label."""
+
+CODES = ("ok", "cancelled", "unexpected", *BY_CODE)
+PLAIN = "plain-http:"
+"""Before an address that is not loopback: whoever writes it knows that what is counted crosses a network readable."""
+
+_CONNECTIONS, _HEAD_BYTES, _TIMEOUT_S = 8, 8192, 5.0
+_log = logging.getLogger("anwen.net")
+
+
+class Metrics:
+    """Counts of one service. Not for several threads: an event loop counts."""
+
+    def __init__(self, service: str, name: str, zone: str, operations: Collection[str]) -> None:
+        self._common = {"service": service, "id": name, "zone": zone}
+        self._seconds = {op: [0] * (len(BUCKETS_S) + 1) for op in (*sorted(operations), OTHER)}
+        self._sums = dict.fromkeys(self._seconds, 0.0)
+        self._outcomes: dict[tuple[str, str], int] = {}
+        self._under_way = 0
+        self._gauges: dict[str, tuple[str, Callable[[], float], Mapping[str, str]]] = {}
+
+    def gauge(self, name: str, about: str, read: Callable[[], float], **labels: str) -> None:
+        """Have `read` called for each exposition; what it raises of ours leaves the gauge out."""
+        self._gauges[name] = about, read, labels
+
+    def follow_policy(self, version: Callable[[], int], expires_s: Callable[[], int]) -> None:
+        """Show which policy is in force, and for how long."""
+        self.gauge("anwen_policy_version", "Version of the policy in force.", version)
+        until = "Until the policy expires; negative: it has."
+        self.gauge("anwen_policy_expires_seconds", until, lambda: expires_s() - time.time())
+
+    def counting(self, handler: Handler) -> Handler:
+        """Return the handler with each call counted and timed; refusals, and faults of disks and proofs, are logged."""
+
+        async def counted(path: str, authorization: str | None, body: bytes) -> bytes:
+            op = path.removeprefix("/v1/")
+            op = op if op in self._seconds else OTHER
+            begun, code = time.perf_counter(), "unexpected"
+            self._under_way += 1
+            try:
+                answer = await handler(path, authorization, body)
+                code = "ok"
+            except AnwenError as error:
+                code = error.code
+                if isinstance(error, GrantError):
+                    cause = "; ".join(getattr(error, "__notes__", ()))
+                    _log.info("refused", extra={"op": op, "code": code, "cause": cause})
+                elif isinstance(error, StorageError | IntegrityError):
+                    _log.warning("failed", extra={"op": op, "code": code})
+                raise
+            except asyncio.CancelledError:
+                code = "cancelled"
+                raise
+            finally:
+                self._under_way -= 1
+                self._count(op, code, time.perf_counter() - begun)
+            return answer
+
+        return counted
+
+    def _count(self, op: str, code: str, seconds: float) -> None:
+        key = (op, code if code in CODES else "error")
+        self._outcomes[key] = self._outcomes.get(key, 0) + 1
+        self._seconds[op][bisect_left(BUCKETS_S, seconds)] += 1
+        self._sums[op] += seconds
+
+    def exposition(self) -> str:
+        """Return all of it as text."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield from _family("anwen_requests_total", "counter", "Requests answered, by operation and outcome.")
+        for (op, code), count in sorted(self._outcomes.items()):
+            yield self._sample("anwen_requests_total", count, op=op, code=code)
+        yield from _family("anwen_request_seconds", "histogram", "From a request's last byte to its answer.")
+        for op, counts in self._seconds.items():
+            total = 0
+            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+                total += count
+                yield self._sample("anwen_request_seconds_bucket", total, op=op, le=bound)
+            yield self._sample("anwen_request_seconds_sum", self._sums[op], op=op)
+            yield self._sample("anwen_request_seconds_count", total, op=op)
+        yield from _family("anwen_requests_under_way", "gauge", "Requests that have no answer yet.")
+        yield self._sample("anwen_requests_under_way", self._under_way)
+        for name, (about, read, labels) in self._gauges.items():
+            with contextlib.suppress(AnwenError):
+                value = read()
+                yield from _family(name, "gauge", about)
+                yield self._sample(name, value, **labels)
+
+    def _sample(self, name: str, value: float, **labels: str) -> str:
+        pairs = ",".join(f'{k}="{_escaped(v)}"' for k, v in (self._common | labels).items())
+        return f"{name}{{{pairs}}} {value}"
+
+
+def _family(name: str, kind: str, about: str) -> tuple[str, str]:
+    return f"# HELP {name} {about}", f"# TYPE {name} {kind}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+@contextlib.asynccontextmanager
+async def offer(metrics: Metrics, settings: Path) -> AsyncIterator[None]:
+    """Listen for Prometheus during the block, if "metrics" of the service's JSON file says where.
+
+    "127.0.0.1:9464", "unix:metrics.sock" (relative to the file), or "plain-http:10.0.0.5:9464".
+
+    Raises: PolicyError: an address off loopback without `plain-http:`. StorageError: it cannot be listened on.
+    """
+    address, door = _address(settings), _Door(metrics)
+    try:
+        if address.startswith("unix:"):
+            path = settings.parent / address.removeprefix("unix:")
+            listener = await asyncio.start_unix_server(door.serve, path, limit=_HEAD_BYTES)
+        elif address:
+            host, port = split_address(address.removeprefix(PLAIN))
+            listener = await asyncio.start_server(door.serve, host, port, limit=_HEAD_BYTES)
+    except OSError as error:
+        raise StorageError(f"metrics: cannot listen on {address}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if address:
+            listener.close()
+
+
+def _address(settings: Path) -> str:
+    try:
+        address = str(json.loads(settings.read_bytes()).get("metrics", ""))
+    except (OSError, ValueError, AttributeError) as error:
+        raise PolicyError(f"{settings.name}: expected a JSON object ({type(error).__name__})") from error
+    if address and not address.startswith(("unix:", PLAIN)) and not _is_loopback(split_address(address)[0]):
+        raise PolicyError(f"metrics: {address} is not loopback; {PLAIN}{address} says that this is meant")
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Door:
+    """Answers `GET /metrics` and nothing else, few at a time: a scraper that hangs takes nothing from the service."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self._open = metrics, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection's one request."""
+        self._open += 1
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                if self._open <= _CONNECTIONS:
+                    async with asyncio.timeout(_TIMEOUT_S):
+                        head = await reader.readuntil(b"\r\n\r\n")
+                        writer.write(self._answer(head))
+                        await writer.drain()
+        finally:
+            self._open -= 1
+            writer.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        status, text = "404 Not Found", ""
+        if head.startswith((b"GET /metrics HTTP/1.", b"GET /metrics?")):
+            status, text = "200 OK", self._metrics.exposition()
+        body = text.encode()
+        kind = "Content-Type: text/plain; version=0.0.4; charset=utf-8"
+        head_lines = f"HTTP/1.1 {status}", kind, f"Content-Length: {len(body)}", "Connection: close", "", ""
+        return "\r\n".join(head_lines).encode() + body
