@@ -69,7 +69,7 @@ class SqliteStore:
     # --- the protocol --------------------------------------------------------------------------------------------
 
     async def put(self, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
-        return await self._submit(lambda db: sqlite_write.Put(db, epoch, rows).run(), len(rows))
+        return await self._submit(lambda db: sqlite_write.put(db, epoch, rows), len(rows))
 
     async def delete(self, records: Sequence[tuple[bytes, int]]) -> None:
         await self._submit(lambda db: sqlite_write.delete(db, records), len(records))
