@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from anwen.formats.envelope import split_cells
-from anwen.model import INDEX_CLASS
 from anwen.store import sqlite_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
-from anwen.store.trim import NO_WRAPS, trim_cells, trim_wraps
+from anwen.store.trim import NO_WRAPS, current
 
 _COLUMNS = "collection, subject, row.record, row.version, tag, collected_s, expires_s, sealed, {wraps}, verified"
 
@@ -34,24 +31,6 @@ def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: S
             found.setdefault(row.record, []).append(row)
     asked = frozenset(classes)
     return [row for record in wanted for row in current(found.get(record, []), asked)]
-
-
-def current(versions: Sequence[StoredRow], asked: frozenset[int]) -> list[StoredRow]:
-    """Return what of a record's versions (ascending) is current, cut down to `asked` (empty: all).
-
-    A class is current in the highest version that holds it; `_index` as long as a class of its own version is.
-    """
-    rows: list[StoredRow] = []
-    newer: set[int] = set()
-    for row in reversed(versions):
-        held = split_cells(row.sealed).keys() - {INDEX_CLASS}
-        kept = held - newer
-        newer |= held
-        kept |= {INDEX_CLASS} if kept else set()
-        kept = kept & asked if asked else kept
-        if kept:
-            rows.append(replace(row, sealed=trim_cells(row.sealed, kept), wraps=trim_wraps(row.wraps, kept)))
-    return rows[::-1]
 
 
 def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:

@@ -1,10 +1,13 @@
-"""Sealed cells and wraps of a row, cut down to some of its classes. Pure."""
+"""Sealed cells and wraps of rows, cut down to what is current and to some classes. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from anwen.formats.envelope import NONCE_BASE_BYTES, join_cells, join_wraps, split_cells, split_wraps
+from anwen.model import INDEX_CLASS
+from anwen.store.base import StoredRow
 
 
 def trim_cells(blob: bytes, classes: Container[int]) -> bytes:
@@ -26,3 +29,21 @@ def trim_wraps(blob: bytes, classes: Container[int]) -> bytes:
 
 NO_WRAPS = join_wraps(bytes(NONCE_BASE_BYTES), [], [], [])
 """Wraps of a row that has none in an epoch."""
+
+
+def current(versions: Sequence[StoredRow], asked: frozenset[int]) -> list[StoredRow]:
+    """Return what of a record's versions (ascending) is current, cut down to `asked` (empty: all).
+
+    A class is current in the highest version that holds it; `_index` as long as a class of its own version is.
+    """
+    rows: list[StoredRow] = []
+    newer: set[int] = set()
+    for row in reversed(versions):
+        held = split_cells(row.sealed).keys() - {INDEX_CLASS}
+        kept = held - newer
+        newer |= held
+        kept |= {INDEX_CLASS} if kept else set()
+        kept = kept & asked if asked else kept
+        if kept:
+            rows.append(replace(row, sealed=trim_cells(row.sealed, kept), wraps=trim_wraps(row.wraps, kept)))
+    return rows[::-1]
