@@ -26,15 +26,15 @@ _YEARS = 10
 _READ_BYTES = 2**18
 
 
-def make_certificate(name: str) -> tuple[bytes, bytes]:
-    """Return a fresh P-256 key and its self-signed certificate, both PEM, for localhost, valid for ten years.
+def make_certificate(name: str, address: str = "127.0.0.1") -> tuple[bytes, bytes]:
+    """Return a fresh P-256 key and its self-signed certificate, both PEM, for localhost and an address, for ten years.
 
     The dates matter to nobody who pins; they are there because the format has them.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     start = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(start)
