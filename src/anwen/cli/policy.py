@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from anwen.cli import doctor, failures, output, signing
+from anwen.cli import doctor_services, failures, output, signing
 from anwen.cli.settings import EXISTING, Settings, cli, settings_of
 from anwen.errors import AnwenError, PolicyError
 from anwen.formats import policy_chain, policy_file
@@ -130,5 +130,5 @@ def publish_command(settings: Settings) -> None:
 
 
 async def _publish(settings: Settings, folder: VaultFolder) -> dict[str, int | AnwenError]:
-    versions = await doctor.keeper_versions(settings, folder)
+    versions = await doctor_services.keeper_versions(settings, folder)
     return await signing.publish(folder.policy(), folder.documents(), versions)

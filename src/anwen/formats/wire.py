@@ -127,6 +127,9 @@ class Schema:
 
 
 _U4 = "u4"
+STORE_COUNTS = ("records", "rows", "postings", "unverified", "size_bytes")
+"""What a node counts of its store."""
+
 SCHEMAS: Mapping[str, Schema] = {
     # client -> keeper
     "put": Schema(
@@ -163,6 +166,7 @@ SCHEMAS: Mapping[str, Schema] = {
         {"subjects": (Column("subject", 16),), "classes": CLASSES},  # no subjects: the whole collection, by record id
     ),
     "node_delete": Schema(36, (), {"records": DELETED}, ("receipts",)),
+    "node_state": Schema(37),  # what lies in the store, and what its durability depends on: for doctor
     # node -> client
     "outcomes": Schema(48, (), {"records": (Column("outcome", "u1"),), "postings": (Column("slot", _U4),)}),
     "rows": Schema(
@@ -170,6 +174,12 @@ SCHEMAS: Mapping[str, Schema] = {
         (),
         {"hits": (Column("label_row", _U4), Column("record", 16), Column("mac", 16)), "rows": ROWS},
         ("sealed", "wraps"),  # one blob of each for each row: formats.envelope.{split_cells, split_wraps}
+    ),
+    "store_state": Schema(
+        50,
+        (Column("policy_version", _U4), Column("time_ms", "u8"), *(Column(n, "u8") for n in STORE_COUNTS)),
+        {},
+        ("engine", "settings"),  # one name; "NAME=VALUE" each
     ),
 }
 _CODES = {schema.code: name for name, schema in SCHEMAS.items()}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from anwen.formats import wire
-from anwen.store.base import NOWHERE, Hit, PutResult, StoredRow
+from anwen.model import Policy
+from anwen.store.base import NOWHERE, Hit, PutResult, Statistics, StoredRow
 
 
 def split(column: wire.Array) -> list[bytes]:
@@ -53,3 +54,11 @@ def encode_rows(salt: bytes, hits: Sequence[Hit], rows: Sequence[tuple[StoredRow
     }
     blobs = {"sealed": [sealed for _, sealed, _ in rows], "wraps": [wraps for _, _, wraps in rows]}
     return wire.encode("rows", salt, tables=tables, blobs=blobs)
+
+
+def encode_state(salt: bytes, policy: Policy, time_ms: int, found: Statistics) -> bytes:
+    """Return a `store_state` message."""
+    counts = {name: int(getattr(found, name)) for name in wire.STORE_COUNTS}
+    settings = [f"{name}={value}".encode() for name, value in sorted(found.settings.items())]
+    scalars: dict[str, int | bytes] = {"policy_version": policy.version, "time_ms": time_ms, **counts}
+    return wire.encode("store_state", salt, scalars, {}, {"engine": [policy.engine.encode()], "settings": settings})

@@ -20,7 +20,7 @@ from anwen.errors import GrantError, NotFoundError, PolicyError, TooLargeError
 from anwen.formats import policy_chain, wire
 from anwen.model import Policy, Purpose
 from anwen.node import puts
-from anwen.node.answers import encode_outcomes, encode_rows, split
+from anwen.node.answers import encode_outcomes, encode_rows, encode_state, split
 from anwen.node.receipts import Expected, check_receipts
 from anwen.policy import purposes
 from anwen.store.base import Hit, Outcome, PutResult, Store, StoredRow
@@ -73,6 +73,8 @@ class Node:
             "node_find": self._find,
             "node_list": self._list,
             "node_delete": self._delete,
+            "state": self._alive,
+            "node_state": self._state,
         }
 
     @property
@@ -84,7 +86,7 @@ class Node:
         """Return the answer to one request.
 
         Args:
-            op: "node_put", "node_get", "node_find", "node_list", "node_delete" or "policy".
+            op: "node_put", "node_get", "node_find", "node_list", "node_delete", "node_state" or "policy".
             grant: as it follows `Authorization: Anwen`; may be empty for "policy", which officers' signatures carry.
         """
         if op == "policy":
@@ -179,6 +181,18 @@ class Node:
                 break
             after, limit = ids[-1], limit - len({r.record for r in found})  # some were deleted since they were listed
         return self._rows(caller, message, [], rows)
+
+    async def _state(self, caller: _Caller, body: bytes) -> bytes:
+        wire.decode(body, "node_state")
+        purposes.check_audit(self.policy, caller.principal, caller.purpose.name)
+        salt, time_ms = self._random(wire.SALT_BYTES), int(self._clock() * 1000)
+        return encode_state(salt, self.policy, time_ms, await self._store.statistics())
+
+    async def _alive(self, _caller: _Caller, body: bytes) -> bytes:
+        """Answer any principal's sign of life: the store is there, too. What it holds is the auditors' business."""
+        wire.decode(body, "state")
+        await self._store.epochs()
+        return encode_outcomes(self._random(wire.SALT_BYTES), [], [])
 
     def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Iterable[StoredRow]) -> bytes:
         """Return rows with those cells alone that were asked for and that the purpose opens."""

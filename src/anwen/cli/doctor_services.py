@@ -1,0 +1,203 @@
+"""What `anwen doctor` asks of a running vault: each keeper, what its peers say of its log, each node, and the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import operator
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from anwen.access import connect_async
+from anwen.cli import failures
+from anwen.cli.settings import Settings
+from anwen.client import inspecting
+from anwen.client.session import Session
+from anwen.errors import AnwenError, GrantError, UnavailableError
+from anwen.model import KeeperInfo, NodeInfo, Policy
+from anwen.net.connection import Pool
+from anwen.vault_folder import VaultFolder
+
+T = TypeVar("T")
+CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
+COSIGNED_WARN_S = 60.0
+TIMEOUT_S = 5.0
+
+PROMISES = {
+    "sqlite": "sqlite, one file: no zone promise; when its machine is lost, writes since the last backup are",
+    "cassandra": "cassandra, three replicas, one in each zone, writes and reads by quorum: any one zone may be lost",
+    "postgresql": "postgresql: as available as its own servers; a switch-over stops writes for as long as it takes",
+}
+"""What each engine promises: every report names it beside the engine."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `code`: exit code that a failure asks for."""
+
+    level: Literal["ok", "warn", "fail"]
+    what: str
+    text: str
+    code: int = failures.FAILED
+    zone: str = ""
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A session of whichever principal's key is at hand, and its purpose."""
+
+    session: Session
+    purpose: str
+    audits: bool
+
+
+async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
+    """Return a line for the store's promise, and what each keeper and node has to say, zone by zone."""
+    policy = folder.policy()
+    found = [Check("warn" if policy.engine == "sqlite" else "ok", "store", PROMISES[policy.engine])]
+    async with _asking(settings, folder) as asking:
+        work: list[tuple[str, Awaitable[list[Check]]]] = []
+        for keeper in policy.keepers.values():
+            work.append((keeper.zone, _keeper(policy, asking, keeper)))
+        for node in policy.nodes.values():
+            work.append((node.zone, _node(policy, asking, node)))
+        answers = await asyncio.gather(*(said for _, said in work))
+    of_zones = [(zone, check) for (zone, _), said in zip(work, answers, strict=True) for check in said]
+    found += [dataclasses.replace(check, zone=zone) for zone, check in sorted(of_zones, key=operator.itemgetter(0))]
+    if asking is None or not asking.audits:
+        found.append(
+            Check("ok", "peers, store", "not asked what they see; --as a principal with an audit purpose does")
+        )
+    return found
+
+
+@contextlib.asynccontextmanager
+async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[_Asking | None]:
+    """Yield a session of whichever principal's key is at hand, one that may audit if there is any."""
+    policy = folder.policy()
+
+    def best(name: str) -> tuple[bool, str]:
+        """Return whether a principal has no purpose that audits, and the purpose to ask for."""
+        principal = policy.principals.get(Path(name).stem if name.endswith(".key") else name)
+        purposes = policy.roles[principal.role].purposes if principal else ()
+        return min(((not policy.purposes[p].audit, p) for p in purposes), default=(True, ""))
+
+    for name in sorted([settings.key] if settings.key else policy.principals, key=best):
+        silent, purpose = best(name)
+        with contextlib.suppress(AnwenError):  # no key here, or one that others may read: its own line names it
+            vault = connect_async(folder.path, key=name, purpose=purpose)
+            break
+    else:
+        yield None
+        return
+    async with vault:
+        yield _Asking(vault.session, purpose, audits=not silent)
+
+
+async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
+    """Return which policy version each keeper has, as far as they say ("keeper a": 2)."""
+    found = {}
+    async with _asking(settings, folder) as asking:
+        for keeper in folder.policy().keepers if asking else ():
+            assert asking is not None
+            with contextlib.suppress(AnwenError):  # what is down is named when it is sent to
+                state = await _within(inspecting.keeper_state(asking.session, asking.purpose, keeper))
+                found[f"keeper {keeper}"] = state.policy_version
+    return found
+
+
+async def _within(asked: Awaitable[T]) -> T:
+    """Return an answer. Raises UnavailableError when it takes too long."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await asked
+    except TimeoutError:
+        raise UnavailableError(f"no answer within {TIMEOUT_S:g} s") from None
+
+
+def _failed(what: str, error: AnwenError) -> Check:
+    return Check("fail", what, f"{error.code}: {error}", failures.exit_code(error))
+
+
+async def _keeper(policy: Policy, asking: _Asking | None, info: KeeperInfo) -> list[Check]:
+    what, before = f"keeper {info.id}", time.time()
+    if asking is None:
+        return [await _reach(what, info.address, info.tls_pin)]
+    try:
+        header = await _within(inspecting.keeper_state(asking.session, asking.purpose, info.id))
+    except AnwenError as error:
+        return [_failed(what, error)]
+    offset = header.time_ms / 1000 - (before + time.time()) / 2
+    text = f"epoch {header.epoch}, generation {header.generation}, {header.entry:,} log entries"
+    found = [_in_step(what, text, policy, header.policy_version, offset)]
+    if asking.audits:
+        found.append(await _log(policy, asking, info.id))
+    return found
+
+
+def _in_step(what: str, text: str, policy: Policy, version: int, offset_s: float) -> Check:
+    """Return the line of a service that answers: whether its clock and its policy are those of the others."""
+    text += f", policy {version}, clock {offset_s:+.1f} s"
+    if abs(offset_s) > CLOCK_FAIL_S:
+        return Check("fail", what, f"{text}: set the clocks", failures.UNAVAILABLE)
+    if version != policy.version:
+        return Check("warn", what, f"{text}: not version {policy.version}; anwen policy publish")
+    return Check("warn" if abs(offset_s) > CLOCK_WARN_S else "ok", what, text)
+
+
+async def _log(policy: Policy, asking: _Asking, keeper: str) -> Check:
+    """Return what the other keepers say of one's log: nobody but they can tell that it was set back or forked."""
+    what = f"log of keeper {keeper}"
+    try:
+        log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper))
+    except AnwenError as error:
+        return _failed(what, error)
+    silent = sorted(set(policy.keepers) - {keeper, *log.cosigned_by})
+    age_s = time.time() - log.cosigned_s
+    last = f"cosigned {age_s:.0f} s ago" if log.cosigned_s else "never cosigned"
+    text = f"{last}, {log.behind:,} entries since; now by {', '.join(log.cosigned_by) or 'nobody'}"
+    if silent:
+        why = "down, cut off from it, or they contradict each other: anwen audit verify"
+        return Check("warn", what, f"{text}; not by {', '.join(silent)}: {why}")
+    return Check("warn" if age_s > COSIGNED_WARN_S else "ok", what, text)
+
+
+async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[Check]:
+    what, before = f"node {info.id}", time.time()
+    if asking is None or not asking.audits:
+        return [await _reach(what, info.address, info.tls_pin)]
+    try:
+        state = await _within(inspecting.store_state(asking.session, asking.purpose, info.id))
+    except AnwenError as error:
+        return [_failed(what, error)]
+    offset = state.time_ms / 1000 - (before + time.time()) / 2
+    text = ", ".join(f"{state.counts[name]:,} {name}" for name in ("records", "rows", "postings"))
+    found = [
+        _in_step(what, f"{text}, {state.counts['size_bytes'] / 2**20:,.1f} MiB", policy, state.policy_version, offset)
+    ]
+    wrong = state.engine != policy.engine
+    said = f"{state.engine}: {', '.join(state.settings)}" + (f"; the policy names {policy.engine}" if wrong else "")
+    found.append(Check("fail" if wrong else "ok", f"store of node {info.id}", said))
+    if state.counts["unverified"]:
+        said = f"{state.counts['unverified']:,} rows were written with a keeper down: no two compared"
+        found.append(Check("warn", f"rows of node {info.id}", said))
+    return found
+
+
+async def _reach(what: str, address: str, pin: bytes) -> Check:
+    """Without a grant a service answers its one refusal, and by that shows that it is there and holds its key."""
+    pool = Pool(address, pin, limit=1)
+    try:
+        await pool.post("/v1/state", None, b"", TIMEOUT_S)
+    except GrantError:
+        pass
+    except AnwenError as error:
+        code = failures.INTEGRITY if failures.exit_code(error) == failures.INTEGRITY else failures.UNAVAILABLE
+        return Check("fail", what, f"{error.code}: {error}", code)
+    finally:
+        await pool.aclose()
+    return Check("ok", what, f"answers at {address} with its pinned key")

@@ -1,0 +1,109 @@
+"""`anwen doctor` against a running vault: what each zone says, what peers say of it, and what a fault looks like."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from tests.cli.conftest import person
+from tests.e2e.conftest import running
+
+import anwen as library
+from anwen import vault_folder
+from anwen.cli.doctor_services import PROMISES
+from anwen.cli.failures import OK, UNAVAILABLE
+from anwen.client import inspecting
+from anwen.errors import GrantError
+from anwen.formats.policy_schema import ENGINES
+
+DPO = ("--as", "dpo", "--json")
+
+
+def by_what(done):
+    return {row["what"]: row for row in done.rows}
+
+
+def test_every_engine_has_a_promise():
+    assert set(PROMISES) == set(ENGINES)
+
+
+def test_an_auditor_sees_keepers_their_logs_nodes_and_the_store(anwen, police):
+    with library.connect(police, key="importer", purpose="intake") as vault:
+        vault.put_many("person", [person(i) for i in range(600_000, 600_007)])
+    done = anwen("doctor", *DPO)
+    rows = by_what(done)
+    assert done.code == OK, done.rows
+    assert rows["store"]["text"].startswith("sqlite, one file: no zone promise")
+    for keeper in "abc":
+        assert rows[f"keeper {keeper}"]["zone"] == keeper
+        assert "epoch 1, generation 1" in rows[f"keeper {keeper}"]["text"]
+        others = ", ".join(sorted(set("abc") - {keeper}))
+        assert f"now by {others}" in rows[f"log of keeper {keeper}"]["text"]
+        assert rows[f"log of keeper {keeper}"]["level"] == "ok"
+    assert int(rows["node a"]["text"].split()[0]) >= 7
+    assert "synchronous=2" in rows["store of node a"]["text"]
+    zones = [row["zone"] for row in done.rows if row["zone"]]
+    assert zones == sorted(zones)
+
+
+def test_whoever_may_not_audit_is_told_what_was_not_asked(anwen):
+    rows = by_what(anwen("doctor", "--as", "importer", "--json"))
+    assert rows["node a"]["text"].startswith("answers at")
+    assert "audit" in rows["peers, store"]["text"]
+    assert "store of node a" not in rows
+
+
+def test_a_node_tells_auditors_alone_about_its_store(police):
+    for key, purpose, told in (("dpo", "oversight", True), ("importer", "intake", False)):
+        with library.connect(police, key=key, purpose=purpose) as vault:
+            session = vault.session
+            asked = inspecting.store_state(session, purpose, "a")
+            if told:
+                assert vault._loop.run(asked).engine == "sqlite"
+            else:
+                with pytest.raises(GrantError):
+                    vault._loop.run(asked)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A vault of its own, to be broken, and its processes."""
+    folder = vault_folder.create(tmp_path / "v", "police")
+    with running(folder) as processes:
+        yield folder, processes
+
+
+def test_a_lost_keeper_fails_and_its_peers_say_that_it_does_not_cosign(anwen, broken):
+    folder, processes = broken
+    os.kill(processes.processes["keeper c"].pid, signal.SIGKILL)
+    done = anwen("doctor", *DPO, vault=folder.path)
+    rows = by_what(done)
+    assert done.code == UNAVAILABLE
+    assert (rows["keeper c"]["level"], rows["keeper a"]["level"]) == ("fail", "ok")
+    assert (rows["log of keeper a"]["level"], rows["log of keeper b"]["level"]) == ("warn", "warn")
+    assert "not by c" in rows["log of keeper a"]["text"]
+
+
+def test_rows_written_with_a_keeper_down_are_counted(anwen, broken):
+    folder, processes = broken
+    os.kill(processes.processes["keeper c"].pid, signal.SIGKILL)
+    with library.connect(folder.path, key="importer", purpose="intake") as vault:
+        vault.put_many("person", [person(i) for i in range(3)])
+    rows = by_what(anwen("doctor", *DPO, vault=folder.path))
+    assert rows["rows of node a"]["text"].startswith("3 rows were written with a keeper down")
+
+
+def test_a_policy_that_services_lack_is_named(anwen, broken):
+    folder, _ = broken
+    copy = folder.path.parent / "copy"
+    shutil.copytree(folder.path, copy)
+    toml = copy / "vault.toml"
+    for arguments in (
+        ["policy", "next", "--renew"],
+        ["policy", "sign", "--officer", copy / "officers" / "officer1.key", "--yes"],
+        ["policy", "sign", "--officer", copy / "officers" / "officer2.key", "--yes"],
+    ):
+        assert anwen(*arguments, vault=copy).code == OK, toml
+    rows = by_what(anwen("doctor", *DPO, vault=copy))
+    assert rows["node a"]["level"] == rows["keeper a"]["level"] == "warn"
+    assert "not version 2; anwen policy publish" in rows["node a"]["text"]
