@@ -12,7 +12,9 @@ from anwen.errors import NotFoundError
 from anwen.vault_folder import VaultFolder, read_key
 
 
-def _session(folder: VaultFolder, key: str | Path, transport: Transport | None, timing: Timing | None) -> Session:
+def _session(
+    folder: VaultFolder, key: str | Path, transport: Transport | None, timing: Timing | None, zone: str = ""
+) -> Session:
     """Return a session of the principal whose key file this is: a path, or the id of one in the vault's folder."""
     policy = folder.policy()
     path = Path(key)
@@ -22,7 +24,11 @@ def _session(folder: VaultFolder, key: str | Path, transport: Transport | None, 
     if principal not in policy.principals:
         known = ", ".join(policy.principals)
         raise NotFoundError(f"no principal {principal!r} in policy version {policy.version}; there are {known}")
-    return Session(policy, principal, read_key(path), transport or HttpsTransport(policy), timing=timing or Timing())
+    zones = {k.zone for k in policy.keepers.values()}
+    if zone and zone not in zones:
+        raise NotFoundError(f"no zone {zone!r}; there are {', '.join(sorted(zones))}")
+    reach = transport or HttpsTransport(policy)
+    return Session(policy, principal, read_key(path), reach, timing=timing or Timing(), zone=zone)
 
 
 def _folder(vault: str | Path) -> VaultFolder:
@@ -30,23 +36,26 @@ def _folder(vault: str | Path) -> VaultFolder:
     return VaultFolder(path.parent if path.name == "vault.toml" else path)
 
 
-def connect_async(vault: str | Path, *, key: str | Path, purpose: str, timing: Timing | None = None) -> AsyncVault:
+def connect_async(
+    vault: str | Path, *, key: str | Path, purpose: str, timing: Timing | None = None, zone: str = ""
+) -> AsyncVault:
     """Return a running vault as one principal, asking for one purpose, sees it. Nothing is sent yet.
 
     Args:
         vault: folder with `root.json` and the signed policies, or its `vault.toml`.
         key: the principal's key file `ID.key`, or the id of one in the vault's folder.
+        zone: whose node is asked first; without it, all nodes in turn.
 
     Raises:
         PolicyError: the policy is not signed by its quorum or has expired, or others may read the key.
-        NotFoundError: no such vault, key or principal.
+        NotFoundError: no such vault, key, principal or zone.
     """
-    return AsyncVault(_session(_folder(vault), key, None, timing), purpose)
+    return AsyncVault(_session(_folder(vault), key, None, timing, zone), purpose)
 
 
-def connect(vault: str | Path, *, key: str | Path, purpose: str, timing: Timing | None = None) -> Vault:
+def connect(vault: str | Path, *, key: str | Path, purpose: str, timing: Timing | None = None, zone: str = "") -> Vault:
     """Return `connect_async`'s vault for code without an event loop."""
-    return Vault(connect_async(vault, key=key, purpose=purpose, timing=timing), Loop())
+    return Vault(connect_async(vault, key=key, purpose=purpose, timing=timing, zone=zone), Loop())
 
 
 async def open_async(vault: str | Path, *, key: str | Path, purpose: str, timing: Timing | None = None) -> AsyncVault:

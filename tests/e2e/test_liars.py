@@ -68,7 +68,8 @@ class Liar:
 @pytest.fixture
 def lying(vault, connect):
     def make(key, purpose, *args, timing=None, **kw):
-        client = connect(key, purpose, timing=timing)
+        # patient: on a busy machine a keeper may be late, and whoever is not asked is not caught
+        client = connect(key, purpose, timing=timing or Timing(grace_s=5.0, least_s=5.0, most_s=5.0))
         client.session.transport = Liar(vault, client.session.transport, *args, **kw)
         return client
 
@@ -140,7 +141,7 @@ def test_a_silent_keeper_is_done_without(lying, people, keeper):
 
 
 def test_a_slow_keeper_is_not_waited_for(lying, people):
-    timing = Timing(hedge_s=0.05, hedge_row_s=0.0)
+    timing = Timing()
     clerk = lying("case_worker", "casework", "a", {"open"}, (), slow_s=20.0, timing=timing)
     found = [r for p in people for r in clerk.find("person", phone=p["phone"])]
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 import anwen
+from anwen.client.session import Timing
 from anwen.errors import (
     BudgetError,
     ConflictError,
@@ -275,11 +276,15 @@ def test_the_same_works_embedded_in_one_process(tmp_path):
 @pytest.mark.parametrize("down", ["a", "b", "c"])
 def test_one_keeper_down_stops_nothing_and_two_stop_cleanly(tmp_path, down):
     folder = anwen.create(tmp_path / "v", "police")
-    with running(folder) as processes, anwen.connect(folder.path, key="importer", purpose="intake") as importer:
+    short = {"timing": Timing(deadline_s=3.0)}
+    with (
+        running(folder) as processes,
+        anwen.connect(folder.path, key="importer", purpose="intake", **short) as importer,
+    ):
         importer.put("person", person(1))
         processes.processes[f"keeper {down}"].kill()
         importer.put("person", person(2))
-        with anwen.connect(folder.path, key="case_worker", purpose="casework") as clerk:
+        with anwen.connect(folder.path, key="case_worker", purpose="casework", **short) as clerk:
             for i in (1, 2):
                 (found,) = clerk.find("person", phone=person(i)["phone"])
                 assert clerk.open([found], ["identity"])[0]["name"] == person(i)["name"]

@@ -6,6 +6,7 @@ class, rendition and `_index` of a new record is written, whether or not it hold
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -183,3 +184,18 @@ def _named(cell: Cell, content: object) -> Values:
             raise OpenError
         values[f.name] = value
     return values
+
+
+def seconds(name: str, value: object, default: int) -> int:
+    """Return a date or time as seconds; ISO 8601 text, date or datetime (naive: UTC)."""
+    if value is None or value == "":
+        return default
+    try:
+        moment = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise MalformedError(f"{name}: expected a date or time in ISO 8601") from error
+    if isinstance(moment, dt.date) and not isinstance(moment, dt.datetime):
+        moment = dt.datetime(moment.year, moment.month, moment.day, tzinfo=dt.UTC)
+    if not isinstance(moment, dt.datetime):
+        raise MalformedError(f"{name}: expected a date or time in ISO 8601")
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())

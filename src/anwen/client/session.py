@@ -1,7 +1,8 @@
 """One principal's conversation with the keepers and nodes of a vault: grants, rounds, hedging, retries.
 
-A round goes to several keepers at once. Writes and searches ask all that are live; openings ask t, chosen by handle,
-and the others only when one fails, contradicts or is slow.
+A round goes to several keepers at once. Writes and searches ask all that are trusted; openings ask t, chosen by handle,
+and the others only when one fails, contradicts or is late. Nodes are asked one after another, the next when one fails
+or is late. What fails for want of answers is asked again, under fresh grants, until the deadline.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import asyncio
 import hashlib
 import logging
 import os
+import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+from anwen.client.asking import Asking, all_of, first_of
+from anwen.client.health import Health
 from anwen.client.quorum import Bytes, Flags, Report, Round, Rows, choose
 from anwen.client.transport import Transport
 from anwen.crypto import grants
@@ -26,6 +30,7 @@ from anwen.errors import (
     AnwenError,
     DeniedError,
     IntegrityError,
+    OverloadedError,
     PolicyError,
     ProofError,
     QuorumError,
@@ -38,19 +43,26 @@ from anwen.model import Policy
 
 log = logging.getLogger("anwen.client")
 
+T = TypeVar("T")
 GRANT_LIFE_S = 60
-DOWN_S = 2.0
-"""How long a keeper or node that did not answer is asked only when it is needed."""
+PROBE_S = 1.0
+SETTLING_S = 2.0
+"""How long a contradiction waits for the keepers that could settle it."""
+
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0
+RETRIED = (UnavailableError, QuorumError, OverloadedError)
+"""These very classes: a full disk or a wrong clock does not pass within a call's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Deadlines of a session, in seconds."""
+    """Times of a session, in seconds. What requests usually take is learned; see `health`."""
 
+    deadline_s: float = 30.0  # of one call of the vault, with all that it asks again
     request_s: float = 30.0  # a keeper or node that takes longer counts as down
-    grace_s: float = 0.5  # how long a write waits for the last keepers once t have answered
-    hedge_s: float = 0.15  # how long an opening waits before it asks one keeper more; and, for each row:
-    hedge_row_s: float = 0.0005
+    grace_s: float = 0.05  # how long a write waits at least for the last keepers
+    least_s: float = 0.02  # a small request that takes longer than usual waits so long before another is asked,
+    most_s: float = 0.15  # and at most so long
 
 
 @dataclass
@@ -65,53 +77,118 @@ class Session:
     random: Callable[[int], bytes] = os.urandom
     timing: Timing = field(default_factory=Timing)
     reports: list[Report] = field(default_factory=list)
+    zone: str = ""  # whose node is preferred
 
     def __post_init__(self) -> None:
         if self.policy.expires_s <= self.clock():
             raise PolicyError(f"policy version {self.policy.version} has expired: officers must sign the next one")
-        self._down: dict[str, float] = {}
+        self.health = Health(self.timing.least_s, self.timing.most_s, time.monotonic())
+        self._probes: set[asyncio.Task[None]] = set()
+        self._turn = random.randrange(1 << 16)  # noqa: S311 - spreads clients over nodes
+        self._closed = False
         self._current: tuple[int, int] | None = None
         self._outdated = False
         self.prehash: dict[tuple[int, int], bytes] = {}
 
     # --- grants and single calls -------------------------------------------------------------------------------
 
-    def grant(self, audience: str, purpose: str, body: bytes) -> str:
+    def grant(self, audience: str, purpose: str, body: bytes, jti: bytes | None = None) -> str:
         """Return a grant for one recipient and this exact body."""
-        return self._siblings(purpose, body, [audience])[0][0]
-
-    def _siblings(
-        self, purpose: str, body: bytes, audiences: Iterable[str], jti: bytes | None = None
-    ) -> tuple[list[str], bytes]:
-        """Return grants of one `jti` and `exp`, and the nonce base that keepers must compute from them."""
         expires_s, request = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest()
-        jti = jti or self.random(16)
-        made = (grants.Grant(self.principal, a, expires_s, jti, purpose, request) for a in audiences)
-        return [grants.sign(self.key, g) for g in made], nonce_base(self.principal, jti, expires_s, request)
+        claims = grants.Grant(self.principal, audience, expires_s, jti or self.random(16), purpose, request)
+        return grants.sign(self.key, claims)
 
-    def live(self, ids: Iterable[str], kind: str) -> list[str]:
-        """Return the ids that have answered lately, or have not been asked."""
-        now = time.monotonic()
-        return [i for i in ids if self._down.get(f"{kind}/{i}", 0.0) <= now]
+    def siblings(self, op: str, purpose: str, body: bytes) -> Callable[[str], Coroutine[Any, Any, Answer]]:
+        """Return what asks a keeper with grants of one `jti` and `exp`, so that all compute the same nonce base."""
+        expires_s, request, jti = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest(), self.random(16)
+        base = nonce_base(self.principal, jti, expires_s, request)
 
-    async def _call(self, recipient: str, op: str, grant: str, body: bytes) -> bytes:
+        def send(keeper: str) -> Coroutine[Any, Any, Answer]:
+            audience = grants.keeper_audience(self.policy.vault, keeper)
+            grant = grants.Grant(self.principal, audience, expires_s, jti, purpose, request)
+            return self._ask(keeper, op, grants.sign(self.key, grant), body, base)
+
+        return send
+
+    async def _call(self, recipient: str, op: str, grant: str, body: bytes, timeout_s: float = 0.0) -> bytes:
+        sent_s = time.monotonic()
         try:
-            return await self.transport.call(recipient, op, grant, body, self.timing.request_s)
-        except UnavailableError as error:
-            self._down[recipient] = time.monotonic() + max(DOWN_S, error.retry_after_s or 0.0)
+            answer = await self.transport.call(recipient, op, grant, body, timeout_s or self.timing.request_s)
+        except OverloadedError as error:
+            self.health.refused(recipient, error.retry_after_s or FIRST_PAUSE_S, time.monotonic())
             raise
+        except UnavailableError:
+            self.health.failed(recipient, time.monotonic())
+            raise
+        except AnwenError:
+            self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
+            raise
+        self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
+        return answer
+
+    async def _until_answered(self, purpose: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what `attempt` returns; try again, each time after a longer pause, what fails for want of answers."""
+        until_s, pause_s = time.monotonic() + self.timing.deadline_s, FIRST_PAUSE_S
+        while True:
+            self._probe(purpose)
+            try:
+                return await attempt()
+            except RETRIED as error:
+                # at random, so that those who were sent away together do not come back together
+                wait_s = max(pause_s, error.retry_after_s or 0.0) * random.uniform(1, 2)  # noqa: S311
+                if type(error) not in RETRIED or self._closed or time.monotonic() + wait_s >= until_s:
+                    raise
+            await asyncio.sleep(wait_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    def _probe(self, purpose: str) -> None:
+        """Ask for a sign of life those recipients that are asked for nothing else at present."""
+        names = [*(f"keeper/{k}" for k in self.policy.keepers), *(f"node/{n}" for n in self.policy.nodes)]
+        for recipient in self.health.to_probe(names, time.monotonic()):
+            task = asyncio.get_running_loop().create_task(self._ask_state(recipient, purpose))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+
+    async def _ask_state(self, recipient: str, purpose: str) -> None:
+        kind, _, name = recipient.partition("/")
+        vault, body = self.policy.vault, wire.encode("state", self.random(wire.SALT_BYTES))
+        audience = grants.node_audience(vault) if kind == "node" else grants.keeper_audience(vault, name)
+        try:
+            await self._call(recipient, "state", self.grant(audience, purpose, body), body, PROBE_S)
+        except UnavailableError:
+            pass  # noted where it was called
+        except AnwenError:
+            self.health.failed(recipient, time.monotonic())
+        finally:
+            self.health.probed(recipient)
+
+    async def close(self) -> None:
+        """End probes and let go of all connections."""
+        self._closed = True
+        for task in self._probes:
+            task.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        await self.transport.close()
 
     async def node(self, op: str, purpose: str, body: bytes, answer: str) -> wire.Message:
-        """Return a node's answer; when none answers, all are asked once more. Every node call is idempotent."""
-        nodes = sorted(self.policy.nodes, key=lambda n: n not in self.live([n], "node"))
-        error: AnwenError = QuorumError("the policy names no node")
-        for node in [*nodes, *nodes]:
+        """Return a node's answer: of the own zone's, if it is well, else of any. Every node call is idempotent."""
+
+        async def attempt() -> bytes:
             grant = self.grant(grants.node_audience(self.policy.vault), purpose, body)
-            try:
-                return wire.decode(await self._call(f"node/{node}", op, grant, body), answer)
-            except UnavailableError as failed:
-                error = failed
-        raise error
+            return await first_of(
+                self.health, op, len(body), self._nodes(), lambda node: self._call(node, op, grant, body)
+            )
+
+        return wire.decode(await self._until_answered(purpose, attempt), answer)
+
+    def _nodes(self) -> list[str]:
+        """Return the nodes in turn, those of the own zone first."""
+        nodes = list(self.policy.nodes.values())
+        if not nodes:
+            raise PolicyError("the policy names no node")
+        self._turn += 1
+        at = self._turn % len(nodes)
+        return [f"node/{n.id}" for n in sorted(nodes[at:] + nodes[:at], key=lambda n: n.zone != self.zone)]
 
     async def keeper(self, keeper: str, op: str, purpose: str, body: bytes) -> bytes:
         """Return one keeper's answer to a request that is not about the DPRF. Raises what it answered."""
@@ -176,36 +253,11 @@ class Session:
         log.warning("keepers %s: %s", ", ".join(report.suspects), report.reason)
 
     async def ask_all(self, op: str, purpose: str, body: bytes) -> dict[str, Answer]:
-        """Ask every live keeper with one body; return after all answered, or t and a grace.
+        """Ask every trusted keeper with one body; return after all answered, or t and the others are late.
 
         Raises: QuorumError, or what the keepers answered when fewer than t could agree to.
         """
-        asked = self.live(self.policy.keepers, "keeper")
-        if len(asked) < self.policy.threshold:
-            asked = list(self.policy.keepers)
-        audiences = [grants.keeper_audience(self.policy.vault, k) for k in asked]
-        siblings, base = self._siblings(purpose, body, audiences)
-        tasks = {k: self._ask(k, op, g, body, base) for k, g in zip(asked, siblings, strict=True)}
-        return await self._gather({k: _started(t) for k, t in tasks.items()})
-
-    async def _gather(self, tasks: Mapping[str, asyncio.Future[Answer]]) -> dict[str, Answer]:
-        """Return the answers, at least t of them; after t, the others have a grace."""
-        pending, grace = set(tasks.values()), None
-        try:
-            while pending:
-                done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    break
-                if sum(t.done() and not t.exception() for t in tasks.values()) >= self.policy.threshold:
-                    grace = self.timing.grace_s
-        finally:
-            for task in pending:
-                task.cancel()
-        ended = {k: t for k, t in tasks.items() if t.done() and not t.cancelled()}
-        answers = {k: t.result() for k, t in ended.items() if not t.exception()}
-        if len(answers) < self.policy.threshold:
-            raise self.why({k: e for k, t in ended.items() if (e := t.exception())})
-        return answers
+        return await self._until_answered(purpose, lambda: all_of(self, op, purpose, body))
 
     def why(self, errors: Mapping[str, BaseException]) -> AnwenError:
         """Return the error that explains best why fewer than t answered: a denial, a broken promise, then silence.
@@ -220,7 +272,10 @@ class Session:
                 if isinstance(error, kind):
                     return error
         said = ", ".join(f"{k}: {getattr(e, 'code', '?')}" for k, e in sorted(errors.items())) or "no answer in time"
-        return QuorumError(f"fewer than {self.policy.threshold} keepers answered ({said})")
+        waits = [getattr(e, "retry_after_s", None) or 0.0 for e in errors.values()]
+        error = QuorumError(f"fewer than {self.policy.threshold} keepers answered ({said})")
+        error.retry_after_s = max(waits, default=0.0) or None
+        return error
 
     async def _ask(self, keeper: str, op: str, grant: str, body: bytes, base: bytes = b"") -> Answer:
         answer = decode_answer(await self._call(f"keeper/{keeper}", op, grant, body))
@@ -246,92 +301,38 @@ class Session:
             subjects: uint8, shape (n, 16): chooses who is asked.
             body_for: makes the request for some of the rows.
         """
-        live = self.live(self.policy.keepers, "keeper")
-        enough = live if len(live) >= self.policy.threshold else list(self.policy.keepers)
-        found = Round(list(self.policy.keepers), self.policy.threshold, len(subjects))
-        asking = _Asking(self, op, purpose, body_for, found)
+        return await self._until_answered(purpose, lambda: self._ask_some(op, purpose, subjects, body_for))
+
+    async def _ask_some(self, op: str, purpose: str, subjects: Bytes, body_for: Callable[[Rows], bytes]) -> Round:
+        now_s, keepers = time.monotonic(), list(self.policy.keepers)
+        trusted = [k for k in keepers if self.health.trusted(f"keeper/{k}", now_s)]
+        enough = trusted if len(trusted) >= self.policy.threshold else keepers
+        found = Round(keepers, self.policy.threshold, len(subjects))
+        asking = Asking(self, op, purpose, body_for, found)
         try:
             for keeper, rows in choose(enough, self.policy.threshold, subjects).items():
                 asking.start(keeper, rows)
-            await asking.until_covered(self.timing.hedge_s + self.timing.hedge_row_s * len(subjects))
+            await asking.until_covered()
         finally:
-            asking.cancel()
+            asking.calls.give_up()
         return found
 
     async def ask_rest(
         self, op: str, purpose: str, found: Round, rows: Rows, body_for: Callable[[Rows], bytes]
     ) -> None:
         """Ask every keeper that has not answered for `rows` to do so too, as far as they can; adds to `found`."""
-        asking = _Asking(self, op, purpose, body_for, found)
-        for keeper in self.policy.keepers:
-            asking.start(keeper, found.unanswered(keeper, rows))
-        await asking.all()
+        asking = Asking(self, op, purpose, body_for, found)
+        try:
+            for keeper in self.policy.keepers:
+                asking.start(keeper, found.unanswered(keeper, rows))
+            await asking.all(SETTLING_S)
+        finally:
+            asking.calls.give_up()
 
-    def send(self, keeper: str, op: str, purpose: str, body: bytes, jti: bytes | None) -> asyncio.Future[Answer]:
-        """Start one request to one keeper; logs of several keepers are joined by the `jti`."""
-        audience = grants.keeper_audience(self.policy.vault, keeper)
-        (grant,), _ = self._siblings(purpose, body, [audience], jti)
-        return _started(self._ask(keeper, op, grant, body))
-
-
-class _Asking:
-    """Requests under way for parts of one round."""
-
-    def __init__(
-        self, session: Session, op: str, purpose: str, body_for: Callable[[Rows], bytes], found: Round
-    ) -> None:
-        self.session, self.op, self.purpose, self.body_for, self.found = session, op, purpose, body_for, found
-        self.tasks: dict[asyncio.Future[Answer], tuple[str, Rows]] = {}
-        self.asked: dict[str, Rows] = {k: np.empty(0, np.intp) for k in session.policy.keepers}
-        self.failed: dict[str, BaseException] = {}
-        self.jti = session.random(16)
-
-    def start(self, keeper: str, rows: Rows) -> bool:
-        """Ask a keeper for those of `rows` that it has not been asked for yet; True if there were any."""
-        rows = np.setdiff1d(rows, self.asked[keeper])
-        if keeper in self.failed or not len(rows):
-            return False
-        jti = None if len(self.asked[keeper]) else self.jti  # a keeper takes a jti once
-        self.asked[keeper] = np.union1d(self.asked[keeper], rows)
-        task = self.session.send(keeper, self.op, self.purpose, self.body_for(rows), jti)
-        self.tasks[task] = (keeper, rows)
-        return True
-
-    async def until_covered(self, hedge_s: float) -> None:
-        """Wait until every row has t answers; ask others for what fails or takes longer than `hedge_s`."""
-        hedge_at = time.monotonic() + hedge_s
-        while len(missing := self.found.uncovered()):
-            late = time.monotonic() >= hedge_at
-            if late or self.failed or not self.tasks:
-                helping = [self.start(k, missing) for k in self.session.policy.keepers]
-                if not any(helping) and not self.tasks:
-                    raise self.session.why(self.failed)
-            await self._take(None if late else max(0.0, hedge_at - time.monotonic()))
-
-    async def all(self) -> None:
-        """Wait for all that was asked; failures are left out."""
-        while self.tasks:
-            await self._take(None)
-
-    async def _take(self, within_s: float | None) -> None:
-        done, _ = await asyncio.wait(self.tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            keeper, rows = self.tasks.pop(task)
-            try:
-                self.found.add(keeper, task.result(), rows)
-            except AnwenError as error:
-                self.failed[keeper] = error
-
-    def cancel(self) -> None:
-        """Give up on what has not answered."""
-        for task in self.tasks:
-            task.cancel()
-
-
-def _started(work: Coroutine[Any, Any, Answer]) -> asyncio.Future[Answer]:
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may wait for it any more
-    return task
+    def send(self, keeper: str, op: str, purpose: str, body: bytes, jti: bytes | None) -> Coroutine[Any, Any, Answer]:
+        """Return one request to one keeper, to be awaited; logs of several keepers are joined by the `jti`."""
+        grant = self.grant(grants.keeper_audience(self.policy.vault, keeper), purpose, body, jti)
+        return self._ask(keeper, op, grant, body)
 
 
 def _keeper_of(receipt: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
@@ -10,10 +9,11 @@ import numpy as np
 
 from anwen.client import deleting, finding, frames, opening
 from anwen.client.batching import Batcher
+from anwen.client.deadline import bounded
 from anwen.client.finding import Query
 from anwen.client.opening import stack
 from anwen.client.records import Record, records_of
-from anwen.client.rows import Cell, Plain, Values, bodies_of, canonical_values, tokens_of
+from anwen.client.rows import Cell, Plain, Values, bodies_of, canonical_values, seconds, tokens_of
 from anwen.client.session import Session
 from anwen.client.writing import PutResult, Writer
 from anwen.crypto.blind_index import token
@@ -51,7 +51,7 @@ class AsyncVault:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        await self.session.transport.close()
+        await self.session.close()
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -62,6 +62,7 @@ class AsyncVault:
             raise result.error
         return result
 
+    @bounded
     async def put_many(self, collection: str, rows: object) -> list[PutResult]:
         """Store rows; one result for each, in order. A bad row has an error and takes no other row with it.
 
@@ -102,8 +103,8 @@ class AsyncVault:
     def _dates(self, schema: Collection, row: Mapping[str, object]) -> tuple[int, int]:
         step = DAY_S if schema.dates == "day" else 1
         now = int(self.session.clock())
-        collected_s = _seconds("collected_on", row.get("collected_on"), now)
-        expires_s = _seconds("expires_on", row.get("expires_on"), 0)
+        collected_s = seconds("collected_on", row.get("collected_on"), now)
+        expires_s = seconds("expires_on", row.get("expires_on"), 0)
         return collected_s // step * step, -(-expires_s // step) * step
 
     async def _subjects(self, schema: Collection, rows: Sequence[Mapping[str, object]]) -> list[bytes | AnwenError]:
@@ -165,6 +166,7 @@ class AsyncVault:
         pages = self._pages(parent, sorted(set(handles)), (INDEX_CLASS,), page=8192)
         return {bytes.fromhex(record.subject) async for record in pages}
 
+    @bounded
     async def update(self, record: Record, class_name: str, values: Mapping[str, object]) -> PutResult:
         """Replace a whole class of a record by new values, as version + 1.
 
@@ -187,6 +189,7 @@ class AsyncVault:
             raise result.error
         return result
 
+    @bounded
     async def delete(self, records: Sequence[Record]) -> None:
         """Delete records: keepers charge, log and refuse them from now on, then the node removes them.
 
@@ -196,6 +199,7 @@ class AsyncVault:
 
     # --- reading sealed records ----------------------------------------------------------------------------------
 
+    @bounded
     async def get(
         self, ids: Sequence[str], classes: Sequence[str] = (), *, collection: str = ""
     ) -> list[Record | None]:
@@ -214,6 +218,7 @@ class AsyncVault:
         found = records_of(self.policy, await self.session.node("node_get", self.purpose, body, "rows"))
         return [found.get(r) for r in records]
 
+    @bounded
     async def find(self, collection: str, classes: Sequence[str] = (), **values: object) -> list[Record]:
         """Return the records that hold all of `values` in indexed fields, still sealed, with the cells of `classes`."""
         if not values:
@@ -226,6 +231,7 @@ class AsyncVault:
                          for n, v in values.items())  # fmt: skip
         return [_searched(found[0][r], searched) for r in sorted(common)]
 
+    @bounded
     async def find_many(
         self, collection: str, field: str, values: Sequence[object], classes: Sequence[str] = ()
     ) -> list[list[Record]]:
@@ -258,6 +264,7 @@ class AsyncVault:
                 return
             after = bytes.fromhex(records[-1].id)
 
+    @bounded
     async def _list(
         self, schema: Collection, subjects: Sequence[bytes], after: bytes, limit: int, classes: Sequence[int]
     ) -> list[Record]:
@@ -286,6 +293,7 @@ class AsyncVault:
                 raise values
         return [v for v in opened if not isinstance(v, AnwenError)]
 
+    @bounded
     async def open_each(self, records: Sequence[Record], classes: Sequence[str]) -> list[Values | AnwenError]:
         """Return for each record its values, or why it does not open. Raises BudgetError, GrantError, QuorumError."""
         cells: list[Cell] = []
@@ -383,18 +391,3 @@ def _handle(value: object) -> bytes:
     if len(handle) != 16:
         raise MalformedError("an id or handle is 32 hexadecimal digits")
     return handle
-
-
-def _seconds(name: str, value: object, default: int) -> int:
-    """Return a date or time as seconds; ISO 8601 text, date or datetime (naive: UTC)."""
-    if value is None or value == "":
-        return default
-    try:
-        moment = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise MalformedError(f"{name}: expected a date or time in ISO 8601") from error
-    if isinstance(moment, dt.date) and not isinstance(moment, dt.datetime):
-        moment = dt.datetime(moment.year, moment.month, moment.day, tzinfo=dt.UTC)
-    if not isinstance(moment, dt.datetime):
-        raise MalformedError(f"{name}: expected a date or time in ISO 8601")
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())

@@ -19,6 +19,9 @@ from anwen.formats import problem
 from anwen.net import http1, tls
 
 MAX_BODY_BYTES = 64 * 2**20
+CONNECT_S = 1.0
+"""For TCP and TLS together; whoever does not even shake hands is not waited for as an answer is."""
+
 _abandoned: list[object] = []
 """Connections of a parent process: closing them here would end its TLS sessions or upset its event loop."""
 
@@ -112,6 +115,13 @@ class Pool:
         return result
 
     async def _connect(self) -> _Connection:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await self._shake_hands()
+        except TimeoutError as error:
+            raise UnavailableError(f"{self.address}: no connection within {CONNECT_S:g} s") from error
+
+    async def _shake_hands(self) -> _Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             lambda: _Connection(self._context, self._max_answer_bytes), self._host, self._port

@@ -1,0 +1,162 @@
+"""What a session learns of keepers and nodes: how long each takes, and which to do without for now.
+
+It decides who is asked first and how long a request waits before another is asked; nothing of it is needed for
+correctness. A recipient that failed, or stayed silent while others answered, is *suspect*: asked only when the others
+do not suffice, and probed by one small request at a time until it answers.
+
+Pure: the time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+BYTE_S, MOST_FOR_BYTES_S = 5e-6, 1.0
+"""What a request may take the longer for each byte of it, as long as nothing is known: 0.5 ms for a row to open."""
+
+FIRST_PROBE_S, LAST_PROBE_S = 0.05, 1.0
+WARM_S = 15.0
+"""A recipient that was not heard for so long is probed, too: its connection is there when it is needed."""
+
+HEDGES, HEDGES_AT_ONCE = 0.1, 20.0
+"""At most so many second requests for each answer, and in reserve: an overload must not be doubled by impatience."""
+
+
+@dataclass(slots=True)
+class Estimate:
+    """How long an answer takes: smoothed mean and deviation, as RFC 6298 section 2 has them for round-trip times."""
+
+    mean_s: float
+    deviation_s: float
+
+    @classmethod
+    def of(cls, took_s: float) -> Estimate:
+        """Return the estimate after one answer."""
+        return cls(took_s, took_s / 2)
+
+    def add(self, took_s: float) -> None:
+        """Take one more answer in."""
+        self.deviation_s += (abs(took_s - self.mean_s) - self.deviation_s) / 4
+        self.mean_s += (took_s - self.mean_s) / 8
+
+    @property
+    def late_s(self) -> float:
+        """After what time an answer is late."""
+        return self.mean_s + 4 * self.deviation_s
+
+
+@dataclass(slots=True)
+class _Known:
+    heard_s: float
+    suspect: bool = False
+    rests_until_s: float = 0.0  # it said when to come again
+    probe_at_s: float = 0.0
+    pause_s: float = FIRST_PROBE_S
+    probing: bool = False
+
+
+@dataclass
+class Health:
+    """What is known of each recipient ("keeper/a", "node/a").
+
+    Delays of small requests lie between `least_s` and `most_s`: below it hiccups of a healthy recipient, such as a sync
+    of its disk, would look like faults.
+    """
+
+    least_s: float
+    most_s: float
+    now_s: float
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _estimates: dict[tuple[str, str, int], Estimate] = field(default_factory=dict)
+    _hedges: float = HEDGES_AT_ONCE
+
+    def _of(self, recipient: str) -> _Known:
+        if recipient not in self._known:
+            self._known[recipient] = _Known(self.now_s)
+        return self._known[recipient]
+
+    # --- what is asked -----------------------------------------------------------------------------------------
+
+    def trusted(self, recipient: str, now_s: float) -> bool:
+        """Return whether a recipient is neither suspect nor resting."""
+        known = self._of(recipient)
+        return not known.suspect and known.rests_until_s <= now_s
+
+    def trusted_first(self, recipients: Iterable[str], now_s: float) -> list[str]:
+        """Return recipients in their order, but those that are not trusted last."""
+        return sorted(recipients, key=lambda r: not self.trusted(r, now_s))
+
+    def delay_s(self, recipient: str, op: str, size: int) -> float:
+        """Return after what time an answer to a request of `size` bytes is late, so that another may be asked.
+
+        Far recipients are not taken for slow ones: what they are known to take, twice, is always allowed.
+        """
+        most = self.most_s + min(BYTE_S * size, MOST_FOR_BYTES_S)
+        estimate = self._estimates.get((recipient, op, _size_class(size)))
+        if estimate is None:
+            return most
+        return min(max(self.least_s, estimate.late_s), max(most, 2 * estimate.mean_s))
+
+    def may_hedge(self) -> bool:
+        """Return whether a second request may be sent for a late first one, and count it."""
+        if self._hedges < 1:
+            return False
+        self._hedges -= 1
+        return True
+
+    def to_probe(self, recipients: Sequence[str], now_s: float) -> list[str]:
+        """Return the recipients that are to be probed now; `probed` has to be called for each in the end."""
+        due = [r for r in recipients if self._is_due(self._of(r), now_s)]
+        for recipient in due:
+            self._known[recipient].probing = True
+        return due
+
+    @staticmethod
+    def _is_due(known: _Known, now_s: float) -> bool:
+        if known.probing or known.rests_until_s > now_s:
+            return False
+        return now_s >= known.probe_at_s if known.suspect else now_s - known.heard_s > WARM_S
+
+    # --- what came of it ---------------------------------------------------------------------------------------
+
+    def answered(self, recipient: str, op: str, size: int, *, sent_s: float, now_s: float) -> None:
+        """Note an answer. A suspect that is slow to answer stays one."""
+        known, key = self._of(recipient), (recipient, op, _size_class(size))
+        late = known.suspect and now_s - sent_s > self.delay_s(recipient, op, size)
+        if key in self._estimates:
+            self._estimates[key].add(now_s - sent_s)
+        else:
+            self._estimates[key] = Estimate.of(now_s - sent_s)
+        known.heard_s = now_s
+        self._hedges = min(self._hedges + HEDGES, HEDGES_AT_ONCE)
+        if late:
+            self.failed(recipient, now_s)
+        else:
+            known.suspect, known.pause_s = False, FIRST_PROBE_S
+
+    def refused(self, recipient: str, retry_after_s: float, now_s: float) -> None:
+        """Note that a recipient has too much to do and said when to come again."""
+        known = self._of(recipient)
+        known.heard_s, known.rests_until_s = now_s, now_s + retry_after_s
+
+    def failed(self, recipient: str, now_s: float) -> None:
+        """Note that a recipient cannot be reached or cannot serve."""
+        known = self._of(recipient)
+        known.suspect, known.probe_at_s = True, now_s + known.pause_s
+        known.pause_s = min(2 * known.pause_s, LAST_PROBE_S)
+
+    def given_up(self, recipient: str, *, sent_s: float, now_s: float) -> None:
+        """Note that others answered in place of a late recipient: suspect, unless it answered anybody meanwhile."""
+        known = self._of(recipient)
+        if known.heard_s < sent_s and not known.suspect:
+            self.failed(recipient, now_s)
+
+    def probed(self, recipient: str) -> None:
+        """Note that a probe has ended; how, `answered` or `failed` said."""
+        self._of(recipient).probing = False
+
+
+def _size_class(size: int) -> int:
+    """Return the same number for requests that take about as long: up to four times the size."""
+    return size.bit_length() // 2
