@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -51,13 +51,18 @@ class Running:
         self._lock = lock
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
-    async def start(self, name: str, module: str, folder: Path, on_event: Callable[[str], None]) -> None:
-        """Start one process and return when it says that it is ready. Raises UnavailableError with its last words."""
+    async def start(
+        self, name: str, module: str, folder: Path, on_event: Callable[[str], None], prefix: Sequence[str] = ()
+    ) -> None:
+        """Start one process and return when it says that it is ready. Raises UnavailableError with its last words.
+
+        `prefix`: a command that becomes the one after it, such as `env`.
+        """
         log = (folder / "process.log").open("ab")
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", BOUND, str(os.getpid()), module, str(folder), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
+            *prefix, sys.executable, "-c", BOUND, str(os.getpid()), module, str(folder), env=environment,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
             pass_fds=[self._lock.fileno()],  # held until the last process has ended, whatever became of us
         )  # fmt: skip
         log.close()

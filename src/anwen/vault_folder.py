@@ -55,7 +55,7 @@ def template(name: str) -> str:
 class Shape:
     """What `create` makes: how many zones and officers, how many of each must agree, and the store behind the nodes.
 
-    `engine` and `store`: as `store.engines.connect` takes them.
+    `engine` and `store`: as `store.engines.connect` takes them. `hosts`: where zones listen, if not on 127.0.0.1.
     """
 
     zones: tuple[str, ...] = ("a", "b", "c")
@@ -64,6 +64,7 @@ class Shape:
     officers: tuple[str, ...] = ("officer1", "officer2", "officer3")
     engine: str = "sqlite"
     store: Mapping[str, object] = field(default_factory=lambda: {"path": "../../store/anwen.sqlite"})
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 class VaultFolder:
@@ -215,19 +216,19 @@ def _zones(path: Path, shape: Shape) -> dict[str, dict[str, dict[str, str]]]:
     ports = iter(_free_ports(2 * len(shape.zones) + len(shape.nodes)))
     zones: dict[str, dict[str, dict[str, str]]] = {}
     for zone in shape.zones:
-        folder = path / "keepers" / zone
+        folder, host = path / "keepers" / zone, shape.hosts.get(zone, "127.0.0.1")
         folder.mkdir(parents=True, mode=0o700)
         zones[zone] = {
             "keeper": {
-                "address": f"127.0.0.1:{next(ports)}",
-                "peer_address": f"127.0.0.1:{next(ports)}",
+                "address": f"{host}:{next(ports)}",
+                "peer_address": f"{host}:{next(ports)}",
                 "tls_pin": _certificate(folder, f"keeper-{zone}"),
                 "identity": make_identity(folder).hex(),
             }
         }
         if zone in shape.nodes:
             pin = _certificate(path / "nodes" / zone, f"node-{zone}")
-            zones[zone]["node"] = {"address": f"127.0.0.1:{next(ports)}", "tls_pin": pin}
+            zones[zone]["node"] = {"address": f"{host}:{next(ports)}", "tls_pin": pin}
     return zones
 
 

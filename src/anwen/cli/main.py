@@ -11,11 +11,11 @@ from typing import NoReturn
 
 import click
 
-from anwen.cli import audit, doctor, exporting, failures, finding, importing, making, output, policy
+from anwen.cli import audit, backup, doctor, exporting, failures, finding, importing, making, output, policy, rehearsing
 from anwen.cli.settings import Settings, cli
 from anwen.errors import AnwenError
 
-MODULES = (audit, doctor, exporting, finding, importing, making, policy)
+MODULES = (audit, backup, doctor, exporting, finding, importing, making, policy, rehearsing)
 """Each adds its commands to `cli` when it is loaded."""
 
 

@@ -234,6 +234,8 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(error or (UnavailableError("the answer broke off") if begun else _StaleError()))
         if not self.ready.done():
             self.ready.set_exception(error or UnavailableError("closed during the handshake"))
+            self.ready.exception()  # whoever waited for it may have been cancelled
+            self.ready.exception()  # whoever waited for it may have given up
         self.transport.abort()
 
     def close(self) -> None:

@@ -1,0 +1,77 @@
+"""`anwen rehearse`: put a promise to the test on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anwen.cli import failures, output
+from anwen.cli.settings import PATH, Settings, cli, settings_of
+from anwen.rehearse.outage import report
+from anwen.rehearse.outage.databases import ENGINES
+from anwen.rehearse.outage.faults import FAULTS
+from anwen.rehearse.outage.rehearsal import BREAKS, Outcome, rehearse
+from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
+from anwen.rehearse.outage.zones import ZONES
+
+QUICK = Rehearsal(
+    faults=("kill", "partition"), zones=("a",), runs=1, seconds=3, before_s=3, after_s=3, every_s=0.1, people=300
+)
+
+
+@cli.group("rehearse")
+def rehearse_group() -> None:
+    """Break a vault on purpose and see what callers notice."""
+
+
+@rehearse_group.command("outage")
+@click.option("--store", "engine", type=click.Choice(ENGINES), default="sqlite", show_default=True)
+@click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="Only this one; repeatable.")
+@click.option("--zone", "zones", multiple=True, type=click.Choice(ZONES), help="Only this one; repeatable.")
+@click.option("--runs", type=click.IntRange(min=1), help="How often each fault hits each zone (default: 3).")
+@click.option("--seconds", type=click.FloatRange(min=1), help="How long each fault lasts (default: by fault).")
+@click.option("--seed", type=int, default=1, show_default=True, help="Draws the moments at which faults begin.")
+@click.option("--quick", is_flag=True, help="Kill and partition, one zone, once, for a few seconds.")
+@click.option("--break", "broken", type=click.Choice(BREAKS), help="Break the vault: it must be seen.")
+@click.option("--report", "page", type=PATH, help="Write a page (HTML) with a timeline of each run.")
+@click.option("--figures", "figures_file", type=PATH, help="Write all figures as JSON.")
+@settings_of
+def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_file: Path | None, **given: Any) -> None:
+    """Run three zones under load and take one away, in every way there is. Exit code 1 when a bound is broken."""
+    stated = {name: value for name, value in given.items() if value not in (None, (), "")}
+    plan = dataclasses.replace(QUICK if quick else Rehearsal(), **stated)
+    try:
+        outcome = asyncio.run(_rehearse(plan))
+    except asyncio.CancelledError:
+        raise click.Abort from None
+    if figures_file:
+        figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
+    if page:
+        page.write_text(report.page(outcome), encoding="utf-8")
+    if settings.json:
+        output.emit(outcome.as_dict())
+    else:
+        output.table(list(report.rows(outcome)))
+    for name, why in outcome.skipped.items():
+        output.say(f"not rehearsed here: {name}: {why}")
+    for line in outcome.broken:
+        output.say(f"broken: {line}")
+    output.say(
+        f"{outcome.people:,} people looked for at the end: {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled"
+    )
+    if outcome.broken:
+        raise click.exceptions.Exit(failures.FAILED)
+
+
+async def _rehearse(plan: Rehearsal) -> Outcome:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await rehearse(plan, output.say)

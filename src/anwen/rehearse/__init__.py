@@ -1,0 +1,1 @@
+"""Rehearsals: the promises of a vault, put to the test on real processes."""

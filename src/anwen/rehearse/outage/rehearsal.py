@@ -1,0 +1,342 @@
+"""The rehearsal: a fresh vault, three zones, steady load, one fault after another, and what became of the data."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from anwen.errors import UnavailableError
+from anwen.rehearse.outage import check, figures, load
+from anwen.rehearse.outage.databases import database
+from anwen.rehearse.outage.faults import FAULTS, WHOLE_S, Fault, NotProvedError
+from anwen.rehearse.outage.figures import NEVER, Figures, Moments, Operation
+from anwen.rehearse.outage.network import Network, network
+from anwen.rehearse.outage.zones import (
+    ZONES,
+    Zones,
+    clock_library,
+    clock_prefix,
+    make_folder,
+    use_database,
+    zone_folder,
+)
+from anwen.store import engines
+
+BREAKS = (*load.BREAKS, "forget")
+"""Ways to break the vault or its client on purpose: a rehearsal that does not see them sees nothing."""
+
+READY_S = 60.0
+DISK_BYTES = {"sqlite": 2**25}
+SERVERS_DISK_BYTES = 3 * 2**29
+PROMISED = {"cassandra": {"gap", "p99", "errors"}}
+"""What an engine promises besides that nothing is lost, doubled or stale."""
+GAP_S = {"kill": 0.3, "partition": 0.3, "hang": 1.0}
+P99_TIMES = 5.0
+PACE = 0.95
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to rehearse. `seconds`: how long each fault lasts, 0: as the fault says."""
+
+    engine: str = "sqlite"
+    faults: tuple[str, ...] = tuple(FAULTS)
+    zones: tuple[str, ...] = ZONES
+    runs: int = 3
+    seconds: float = 0.0
+    before_s: float = 20.0
+    after_s: float = 30.0
+    every_s: float = 0.05
+    people: int = 2_000
+    seed: int = 1
+    broken: str = ""
+
+
+@dataclass
+class Run:
+    """One fault on one zone, and what came of it. `broken`: the bounds that do not hold."""
+
+    fault: str
+    zone: str
+    turn: int
+    proof: str = ""
+    at: Moments = NEVER
+    figures: Figures = field(default_factory=Figures)
+    lost: dict[str, list[str]] = field(default_factory=dict)  # by pass
+    logs: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list, repr=False)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the run as JSON takes it, times from its beginning."""
+        about = {k: v for k, v in vars(self).items() if k not in ("operations", "at", "figures")}
+        at = {name: round(moment - self.at.begin, 3) for name, moment in self.at._asdict().items()}
+        return {**about, "at": at, **self.figures.as_dict()}
+
+
+@dataclass
+class Outcome:
+    """A whole rehearsal."""
+
+    settings: Settings
+    network: str
+    runs: list[Run] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # fault: why it is impossible here
+    void: list[str] = field(default_factory=list)  # runs whose fault did not take hold, repeated once
+    duplicates: list[str] = field(default_factory=list)
+    people: int = 0  # acknowledged in all runs, and looked for once more at the end
+    lost: list[str] = field(default_factory=list)  # of those
+
+    @property
+    def broken(self) -> list[str]:
+        """Every bound that does not hold."""
+        found = [f"{r.fault} {r.zone}: {b}" for r in self.runs for b in r.broken]
+        if self.lost:
+            found.append(f"{len(self.lost)} acknowledged writes lost (at the end)")
+        if self.duplicates:
+            found.append(f"{len(self.duplicates)} identity numbers are in more than one record")
+        if not self.runs:
+            found.append("no run whose fault took hold")
+        return found
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the outcome as JSON takes it."""
+        about = {k: v for k, v in vars(self).items() if k not in ("runs", "settings")}
+        return {**asdict(self.settings), **about, "broken": self.broken, "runs": [r.as_dict() for r in self.runs]}
+
+
+async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
+    """Return what came of all faults. What was started and made is stopped and removed, however this ends.
+
+    Raises: UnavailableError: the zones did not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="anwen-outage-", ignore_cleanup_errors=True) as folder:
+        links = network(ZONES)
+        try:
+            outcome = Outcome(settings, links.title)
+            say(links.title)
+            wanted = _possible(outcome, links, clock_library())
+            async with _running(Path(folder) / "vault", settings, links, wanted) as zones:
+                with contextlib.suppress(_RunError):  # a run says why
+                    await _Rehearsal(outcome, zones, say).run(wanted)
+        finally:
+            links.close()
+    return outcome
+
+
+def _possible(outcome: Outcome, links: Network, library: str) -> list[str]:
+    """Return the faults that can be made here; notes why the others cannot."""
+    missing = {
+        "cut": "no network namespaces",
+        "slow": "no network namespaces",
+        "mount": "no file system of its own for each zone",
+        "clock": "the library of the Debian package faketime is not installed",
+        "member": f"{outcome.settings.engine} has no member in a zone",
+    }
+    can = links.can | ({"clock"} if library else set()) | (set() if outcome.settings.engine == "sqlite" else {"member"})
+    for name in outcome.settings.faults:
+        if (needs := FAULTS[name].needs) and needs not in can:
+            outcome.skipped[name] = missing[needs]
+    return [name for name in outcome.settings.faults if name not in outcome.skipped]
+
+
+@contextlib.asynccontextmanager
+async def _running(path: Path, settings: Settings, links: Network, wanted: Sequence[str]) -> AsyncIterator[Zones]:
+    text = resources.files("anwen").joinpath("rehearse", "outage", "vault.toml").read_text(encoding="utf-8")
+    disk_bytes = DISK_BYTES.get(settings.engine, SERVERS_DISK_BYTES) if "disk" in wanted else 0
+    folder = make_folder(path, text, links, settings.engine, disk_bytes)
+    library = clock_library() if "skew" in wanted else ""
+
+    def prefix(zone: str) -> list[str]:
+        return [*links.prefix(zone), *clock_prefix(folder, zone, library)]
+
+    folders = {zone: zone_folder(folder, zone) / "database" for zone in ZONES}
+    servers = database(settings.engine, path / "store", folders, links.hosts, prefix)
+    use_database(folder, servers)
+    zones = await Zones.start(folder, links, servers, prefix)
+    try:
+        yield zones
+    finally:
+        await zones.stop()
+
+
+class _RunError(Exception):
+    """Nothing more can be rehearsed with this vault."""
+
+
+class _Rehearsal:
+    def __init__(self, outcome: Outcome, zones: Zones, say: Callable[[str], None]) -> None:
+        self.outcome, self.zones, self.say, self.settings = outcome, zones, say, outcome.settings
+        self.random = random.Random(self.settings.seed)  # noqa: S311 - moments that can be had again
+        self.hot: tuple[str, ...] = ()
+        self.known: dict[str, int] = {}  # the highest number acknowledged for each key, over all runs
+        self.people: dict[str, Mapping[str, object]] = {}  # acknowledged, by id_number
+        self.next_row = self.settings.people
+
+    async def run(self, wanted: Sequence[str]) -> None:
+        await self._load()
+        for name in wanted:
+            once = FAULTS[name].zones_lost != 1  # else each zone in turn
+            for turn in range(1 if once else self.settings.runs):
+                for zone in self.settings.zones[: 1 if once else None]:
+                    await self._run_proved(name, zone, turn)
+        self.outcome.lost = await check.lost(
+            self.zones, list(self.people.values()), {k: self.known[k] for k in self.hot}
+        )
+        self.outcome.people = len(self.people)
+        self.outcome.duplicates = figures.duplicates(await check.id_numbers(self.zones))
+
+    async def _load(self) -> None:
+        rows = load.person(list(range(self.settings.people)))
+        hot = load.CLIENTS * load.HOT_EACH
+        rows[:hot] = [{"id_number": r["id_number"], "name": r["name"], **load.contact(r, 0)} for r in rows[:hot]]
+        async with self.zones.connect(READY_S) as vault:
+            stored = [s for i in range(0, len(rows), 512) for s in await vault.put_many("person", rows[i : i + 512])]
+        for one in stored:
+            if one.error:
+                raise one.error
+        self.hot = tuple(s.record for s in stored[:hot])
+        self.known = dict.fromkeys(self.hot, 0) | {str(r["id_number"]): 1 for r in rows}
+        self.people = {str(r["id_number"]): r for r in rows[hot:]}
+
+    async def _run_proved(self, name: str, zone: str, turn: int) -> None:
+        """Run one fault, and once more if it did not take hold. Raises _RunError when the zone stays away."""
+        for _ in range(2):
+            run = Run(name, zone, turn)
+            try:
+                await self._run(run)
+            except NotProvedError as error:
+                self.outcome.void.append(f"{name} {zone}: {error}")
+                self.say(f"{name} {zone}: did not take hold: {error}")
+                await self._return(FAULTS[name], zone)
+                continue
+            except UnavailableError as error:
+                run.broken = [f"did not come back: {error}"]
+                raise _RunError from error
+            finally:
+                if run.broken or run.lost:
+                    self.outcome.runs.append(run)
+            said = "; ".join(run.broken) or "within its bounds"
+            self.say(f"{name} {zone}, run {turn + 1}: {run.proof}: {said}")
+            return
+
+    async def _return(self, fault: Fault, zone: str) -> None:
+        await fault.restore(self.zones, zone)
+        await self.zones.whole(WHOLE_S)
+
+    async def _run(self, run: Run) -> None:
+        fault = FAULTS[run.fault]
+        with tempfile.TemporaryDirectory(prefix="load-", dir=self.zones.folder.path) as folder:
+            async with self._clients(Path(folder)) as logs:
+                run.at, run.proof = await self._harm(fault, run.zone, run.turn)
+            run.operations = sorted((o for p in logs for o in load.read_log(p)), key=lambda o: o.planned)
+        run.figures = figures.summarise(run.operations, run.at, self.known, self.settings.every_s)
+        mine = self._acknowledged(run.operations)
+        if self.settings.broken == "forget" and mine:
+            await self._forget(mine[0])
+        run.lost = await check.missing(self.zones, mine, {k: self.known[k] for k in self.hot})
+        run.logs = await check.logs(self.zones)
+        run.broken = broken(run, self.settings.engine)
+
+    async def _harm(self, fault: Fault, zone: str, turn: int) -> tuple[Moments, str]:
+        """Let the load run before, during and after a fault; return when that was, and how the fault was proved."""
+        begin = time.monotonic()
+        await asyncio.sleep(self.settings.before_s + self.random.random())
+        at = time.monotonic()
+        proof = await fault.begin(self.zones, zone, turn)
+        if fault.lasts:
+            lasts = self.settings.seconds or fault.seconds[turn % len(fault.seconds)]
+            await asyncio.sleep(max(0.0, at + lasts - time.monotonic()))
+        restore = time.monotonic()
+        await self._return(fault, zone)
+        whole = time.monotonic()
+        await asyncio.sleep(self.settings.after_s)
+        return Moments(begin, at, restore, whole, time.monotonic()), proof
+
+    @contextlib.asynccontextmanager
+    async def _clients(self, folder: Path) -> AsyncIterator[list[Path]]:
+        """Run the load; yields its logs, which are complete when the block has ended."""
+        processes: list[asyncio.subprocess.Process] = []
+        logs = [folder / f"{i}.log" for i in range(load.CLIENTS)]
+        try:
+            for i, log in enumerate(logs):
+                plan = load.Plan(
+                    str(self.zones.folder.path), str(log), i, ZONES[i], self.settings.every_s, self.settings.people,
+                    self.next_row, self.hot, {k: self.known[k] for k in self.hot}, self.settings.broken,
+                )  # fmt: skip
+                file = folder / f"{i}.json"
+                file.write_text(json.dumps(asdict(plan)))
+                processes.append(
+                    await asyncio.create_subprocess_exec(
+                        sys.executable, "-m", "anwen.rehearse.outage.load", str(file),
+                        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                    )
+                )  # fmt: skip
+            async with asyncio.timeout(READY_S):
+                for process in processes:
+                    assert process.stdout is not None
+                    if not await process.stdout.readline():
+                        raise UnavailableError("a client did not start")
+            yield logs
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.close()
+            async with asyncio.timeout(READY_S):
+                for process in processes:
+                    if await process.wait():
+                        raise UnavailableError("a client ended by itself")
+        finally:
+            for process in processes:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+    def _acknowledged(self, log: Sequence[Operation]) -> list[Mapping[str, object]]:
+        """Take in what a run's clients were told is written; return the people among it."""
+        now = figures.acknowledged(log, self.known)
+        puts = sum(o.kind == "write" for o in log)
+        rows = load.person(list(range(self.next_row, self.next_row + load.CLIENTS * (puts + 1))))
+        people = {str(r["id_number"]): r for r in rows}
+        fresh: list[Mapping[str, object]] = [people[k] for k in now if k not in self.known]
+        self.people |= {str(p["id_number"]): p for p in fresh}
+        self.known, self.next_row = now, self.next_row + len(rows)
+        return fresh
+
+    async def _forget(self, person: Mapping[str, object]) -> None:
+        """Delete a person's record in the store, behind the vault's back."""
+        (found,) = await self.zones.work.find_many("person", "id_number", [person["id_number"]])
+        folder = self.zones.folder.path / "nodes" / ZONES[0]
+        store = await engines.connect(self.settings.engine, self.zones.database.settings(ZONES[0]), folder)
+        try:
+            await store.delete([(bytes.fromhex(found[0].id), found[0].version)])
+        finally:
+            await store.close()
+
+
+def broken(run: Run, engine: str) -> list[str]:
+    """Return the bounds that a run breaks, in words."""
+    f, promised = run.figures, PROMISED.get(engine, {"errors"})
+    one_lost = FAULTS[run.fault].zones_lost == 1
+    found = [f"{len(keys)} acknowledged writes lost ({where})" for where, keys in run.lost.items() if keys]
+    if f.stale:
+        found.append(f"{f.stale} stale reads")
+    found += run.logs
+    if run.fault == "none" and f.pace < PACE:
+        found.append(f"the load kept {f.pace:.0%} of its pace: this machine is too slow for these figures")
+    if "errors" in promised and FAULTS[run.fault].zones_lost <= 1 and f.errors:
+        found.append(f"{sum(f.errors.values())} errors")
+    gap, limit = max(f.gap_s.values()), GAP_S.get(run.fault)
+    if "gap" in promised and limit and gap > limit:
+        found.append(f"longest gap {gap:.2f} s")
+    if "p99" in promised and one_lost and f.p99_ratio > P99_TIMES:
+        found.append(f"p99 {f.p99_ratio:.1f} times that before")
+    return found

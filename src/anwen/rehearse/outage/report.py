@@ -1,0 +1,154 @@
+"""A rehearsal's outcome for people: rows of a table, and one page with a timeline of every run.
+
+The page needs nothing from elsewhere: styles and drawings are in it, and it has no script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+
+from anwen.rehearse.outage.faults import FAULTS
+from anwen.rehearse.outage.figures import KINDS, OK, Operation
+from anwen.rehearse.outage.rehearsal import Outcome, Run
+
+WIDTH, COUNTS, DELAYS = 960, 60, 110
+"""Pixels: a drawing's width, and the heights of its two parts."""
+BINS = 240
+SLOWEST_S, FASTEST_S = 2.5, 0.001
+
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px;display:block;overflow-x:auto}
+td,th{padding:.2rem .6rem;border-bottom:1px solid #d8dde4;text-align:left;vertical-align:top}
+svg{width:100%;height:auto;background:#fbfcfd;border:1px solid #d8dde4}
+text{font:10px system-ui,sans-serif;fill:#5b6675}
+.bad{color:#b3261e;font-weight:600}.fault{fill:#fbe3c4}.back{fill:#e3edf9}
+.ok{fill:#5f9e6e}.error{fill:#c62828}.worst{stroke:#8a4fbf;fill:none}.half{stroke:#1f6fb2;fill:none}
+"""
+
+
+def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
+    """Yield a row of the table for each run; times in milliseconds."""
+    for run in outcome.runs:
+        f = run.figures
+        yield {
+            "fault": run.fault,
+            "zone": run.zone,
+            "operations": f.operations,
+            "errors": sum(f.errors.values()),
+            "lost": sum(map(len, run.lost.values())),
+            "stale": f.stale,
+            **{f"{kind} gap": _ms(f.gap_s.get(kind, 0.0)) for kind in KINDS},
+            "p99 before": _ms(max(f.p99_before_s.values(), default=0.0)),
+            "p99": _ms(max(f.p99_s.values(), default=0.0)),
+            "back in s": round(run.at.whole - run.at.restore, 1),
+            "broken": "; ".join(run.broken),
+        }
+
+
+def _ms(seconds: float) -> int:
+    return round(min(seconds, 9e5) * 1000)
+
+
+def page(outcome: Outcome) -> str:
+    """Return the page (HTML)."""
+    s = outcome.settings
+    broken = "".join(f"<li class=bad>{escape(b)}</li>" for b in outcome.broken) or "<li>every bound holds</li>"
+    notes = [
+        f"Store: {s.engine}. Seed {s.seed}. {outcome.network}.",
+        f"Load: three clients, each starts a write, a read and a find with an open every {s.every_s * 1000:g} ms.",
+        f"At the end: {outcome.people:,} people looked for, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
+        *(f"Not rehearsed here: {name}: {why}." for name, why in outcome.skipped.items()),
+        *(f"Repeated: {what}." for what in outcome.void),
+        *([f"Broken on purpose: {s.broken}."] if s.broken else []),
+    ]
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Outage rehearsal</title>"
+        f"<style>{STYLE}</style><h1>Outage rehearsal</h1>{''.join(f'<p>{escape(n)}</p>' for n in notes)}"
+        f"<h2>Bounds</h2><ul>{broken}</ul><h2>Runs</h2>{_table(list(rows(outcome)))}"
+        "<p>Times in milliseconds unless they say otherwise. In the drawings: successes and errors, below them median "
+        "and worst time from planned start to end; the fault on orange, the return on blue.</p>"
+        f"{''.join(map(_section, outcome.runs))}</html>\n"
+    )
+
+
+def _table(items: Sequence[dict[str, object]]) -> str:
+    if not items:
+        return ""
+    head = "".join(f"<th>{escape(name)}" for name in items[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}" for v in item.values()) for item in items)
+    return f"<table><tr>{head}{body}</table>"
+
+
+def _section(run: Run) -> str:
+    said = "; ".join(run.broken)
+    errors = ", ".join(f"{count} {code}" for code, count in run.figures.errors.items()) or "none"
+    text = f"{FAULTS[run.fault].title}. Seen from outside: {run.proof}. Errors: {errors}."
+    verdict = f"<p class=bad>{escape(said)}</p>" if said else ""
+    title = f"{run.fault}, zone {run.zone}, run {run.turn + 1}"
+    return f"<h3>{escape(title)}</h3><p>{escape(text)}</p>{verdict}{_drawing(run)}"
+
+
+def _drawing(run: Run) -> str:
+    """Return a run's timeline: bars of successes and errors, lines of median and worst delay."""
+    at, span = run.at, run.at.end - run.at.begin
+    if span <= 0:
+        return ""
+    bins: list[list[Operation]] = [[] for _ in range(BINS)]
+    for o in run.operations:
+        bins[min(BINS - 1, max(0, int((o.ended - at.begin) / span * BINS)))].append(o)
+
+    def x(moment: float) -> float:
+        return (moment - at.begin) / span * WIDTH
+
+    shades = (("fault", at.fault, at.restore), ("back", at.restore, at.whole))
+    height = COUNTS + DELAYS
+    parts = [
+        f'<rect class={name} x="{x(a):.1f}" width="{x(b) - x(a):.1f}" height="{height}"/>' for name, a, b in shades
+    ]
+    parts += _bars(bins)
+    parts += [_line("worst", (max((o.ended - o.planned for o in b), default=None) for b in bins))]
+    parts += [_line("half", (_median([o.ended - o.planned for o in b]) for b in bins))]
+    parts += [
+        f'<text x="2" y="{_y(s):.0f}">{label}</text>' for s, label in ((2, "2 s"), (0.1, "100 ms"), (0.01, "10 ms"))
+    ]
+    parts += [f'<text x="{x(at.begin + t):.0f}" y="{height - 2}">{t} s</text>' for t in range(10, int(span), 10)]
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img>{"".join(parts)}</svg>'
+
+
+def _bars(bins: Sequence[Sequence[Operation]]) -> Iterator[str]:
+    most, wide = max(1, *map(len, bins)), WIDTH / BINS
+    for good in (True, False):
+        path = ""
+        for i, content in enumerate(bins):
+            count = Counter(o.outcome == OK for o in content)
+            top = COUNTS * (1 - count[True] / most)
+            tall = COUNTS * count[good] / most
+            if tall:
+                path += f"M{i * wide:.1f} {top if good else top - tall:.1f}h{wide:.1f}v{tall:.1f}h-{wide:.1f}z"
+        yield f'<path class={"ok" if good else "error"} d="{path}"/>'
+
+
+def _line(name: str, delays: Iterable[float | None]) -> str:
+    """Return a line that breaks where nothing ended."""
+    path, pen = "", "M"
+    for i, delay in enumerate(delays):
+        if delay is None:
+            pen = "M"
+        else:
+            path += f"{pen}{(i + 0.5) * WIDTH / BINS:.1f} {_y(delay):.1f}"
+            pen = "L"
+    return f'<path class={name} d="{path}"/>'
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None
+
+
+def _y(delay: float) -> float:
+    """Return where a delay lies, on a logarithmic scale."""
+    share = math.log(max(delay, FASTEST_S) / FASTEST_S) / math.log(SLOWEST_S / FASTEST_S)
+    return COUNTS + DELAYS * (1 - min(1.0, share))

@@ -1,0 +1,225 @@
+"""Three zones of one vault: in each a keeper, a node and a database member, as processes that can be harmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import glob
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Self
+
+import anwen
+from anwen import supervisor, vault_folder
+from anwen.client.opening import stack
+from anwen.client.session import Session, Timing
+from anwen.client.vault import AsyncVault
+from anwen.errors import AnwenError, UnavailableError
+from anwen.formats import wire
+from anwen.formats.answer import verify_receipt
+from anwen.model import Policy
+from anwen.rehearse.outage.databases import Database
+from anwen.rehearse.outage.network import Network
+from anwen.vault_folder import Shape, VaultFolder
+
+ZONES = ("a", "b", "c")
+PARTS = ("keeper", "node", "database")
+MODULES = {"keeper": "anwen.keeper.app", "node": "anwen.node.app"}
+PROBE_S, POLL_S = 1.0, 0.1
+CLOCKS = "/usr/lib/*/faketime/libfaketimeMT.so.1"
+"""Where the Debian package `faketime` puts the library that gives a process another clock."""
+
+
+class Zones:
+    """The running zones. `work`: a client of the harness, for purpose "work"."""
+
+    def __init__(
+        self, folder: VaultFolder, network: Network, database: Database, prefix: Callable[[str], list[str]]
+    ) -> None:
+        self.folder, self.network, self.database, self._prefix = folder, network, database, prefix
+        self.policy: Policy = folder.policy()
+        self.work: AsyncVault = self.connect()
+
+    running: supervisor.Running
+
+    @classmethod
+    async def start(
+        cls, folder: VaultFolder, network: Network, database: Database, prefix: Callable[[str], list[str]]
+    ) -> Self:
+        """Start what all zones hold, and return when all of it serves. Raises UnavailableError.
+
+        `prefix`: the command that a zone's keeper and node are started with.
+        """
+        zones = cls(folder, network, database, prefix)
+        zones.running = supervisor.Running(await supervisor.lock(folder))
+        try:
+            await database.start()
+            async with asyncio.TaskGroup() as starting:
+                for zone in ZONES:
+                    starting.create_task(zones._start(zone, "keeper"))
+            await supervisor.ceremonies(supervisor.peer_calls(zones.policy))
+            for zone in ZONES:
+                await zones._start(zone, "node")
+        except BaseException as error:
+            await zones.stop()
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        return zones
+
+    def connect(self, request_s: float = PROBE_S) -> AsyncVault:
+        """Return a client of the harness."""
+        timing = Timing(request_s=request_s)
+        return anwen.connect_async(self.folder.path, key="checker", purpose="work", timing=timing)
+
+    async def _start(self, zone: str, part: str) -> None:
+        if part == "database":
+            await self.database.start_member(zone)
+            return
+        folder = self.folder.path / f"{part}s" / zone
+        await self.running.start(f"{part} {zone}", MODULES[part], folder, lambda _: None, self._prefix(zone))
+
+    async def stop(self) -> None:
+        """Stop all processes, whatever state they are in."""
+        await self.work.close()
+        for zone in ZONES:
+            self.signal(zone, signal.SIGCONT)
+        await self.running.stop()
+        await self.database.stop()
+
+    # --- harm ----------------------------------------------------------------------------------------------------
+
+    def pids(self, zone: str, parts: Collection[str] = PARTS) -> list[int]:
+        """Return the ids of a zone's processes that have not ended."""
+        ours = (self.running.processes.get(f"{part} {zone}") for part in parts)
+        found = [p.pid for p in ours if p is not None and p.returncode is None]
+        return found + (self.database.pids(zone) if "database" in parts else [])
+
+    def signal(self, zone: str, number: signal.Signals, parts: Collection[str] = PARTS) -> None:
+        """Send a signal to a zone's processes."""
+        for pid in self.pids(zone, parts):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def kill(self, zone: str, parts: Collection[str] = PARTS) -> None:
+        """Freeze a zone's processes at one moment, then kill them."""
+        self.signal(zone, signal.SIGSTOP, parts)
+        self.signal(zone, signal.SIGKILL, parts)
+        await self._ended(zone, parts)
+
+    async def terminate(self, zone: str) -> None:
+        """Ask a zone's processes to end, and wait until they have."""
+        self.signal(zone, signal.SIGTERM)
+        await self._ended(zone, PARTS)
+
+    async def _ended(self, zone: str, parts: Collection[str]) -> None:
+        for part in parts:
+            if process := self.running.processes.get(f"{part} {zone}"):
+                await asyncio.wait_for(process.wait(), supervisor.STOP_S)
+        if "database" in parts:
+            await self.database.reap(zone)
+
+    async def restart(self, zone: str) -> None:
+        """Start whatever of a zone does not run, on the files that it left."""
+        missing = [part for part in ("database", "keeper", "node") if not self.pids(zone, [part])]
+        if "database" in missing:
+            await self._start(zone, "database")
+        await asyncio.gather(*(self._start(zone, part) for part in missing if part != "database"))
+
+    # --- what can be seen from outside -----------------------------------------------------------------------------
+
+    def addresses(self, zone: str, parts: Collection[str] = ("keeper", "node")) -> Iterator[tuple[str, int]]:
+        """Yield where a zone's keeper and node listen."""
+        for part, info in (("keeper", self.policy.keepers[zone]), ("node", self.policy.nodes[zone])):
+            if part in parts:
+                host, _, port = info.address.rpartition(":")
+                yield host, int(port)
+
+    async def clock_offset(self, zone: str) -> float:
+        """Return how many seconds a keeper's signed time is ahead. Raises UnavailableError."""
+        session, before = self.work.session, time.time()
+        body = wire.encode("state", session.random(wire.SALT_BYTES))
+        answer = await session.send(zone, "state", self.work.purpose, body, None)
+        header = verify_receipt(answer.receipt, self.policy.keepers[zone].identity)
+        return header.time_ms / 1000 - (before + time.time()) / 2
+
+    async def serves(self, zone: str) -> bool:
+        """Return whether a zone's own keeper and node answer."""
+        try:
+            await self.clock_offset(zone)
+            await _ask_node(self.work.session, zone, self.work.purpose)
+        except AnwenError:
+            return False
+        return True
+
+    async def whole(self, within_s: float) -> None:
+        """Return when every zone serves. Raises UnavailableError: one does not within that time."""
+        missing = list(ZONES)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while missing:
+                    served = await asyncio.gather(*map(self.serves, missing))
+                    missing = [zone for zone, good in zip(missing, served, strict=True) if not good]
+                    if missing:
+                        await asyncio.sleep(POLL_S)
+        if missing:
+            raise UnavailableError(f"zone {', '.join(missing)}: does not serve {within_s:g} s after its return")
+
+
+async def _ask_node(session: Session, zone: str, purpose: str) -> None:
+    nobody: dict[str, wire.Table] = {"records": {"record": stack([session.random(16)], 16)}}
+    body = wire.encode("node_get", session.random(wire.SALT_BYTES), tables=nobody)
+    grant = session.grant(f"{session.policy.vault.hex()}/node", purpose, body)
+    await session.transport.call(f"node/{zone}", "node_get", grant, body, PROBE_S)
+
+
+def zone_folder(folder: VaultFolder, zone: str) -> Path:
+    """Return where all files of a zone lie."""
+    return folder.path / "zones" / zone
+
+
+def make_folder(path: Path, text: str, network: Network, engine: str, disk_bytes: int = 0) -> VaultFolder:
+    """Make a vault whose zones each have one folder, `zones/ZONE`, for what their keeper, node and member keep.
+
+    `disk_bytes`: make it a file system of its own, of this size.
+    """
+    folder = vault_folder.create(
+        path, text, name="outage", shape=Shape(nodes=ZONES, hosts=network.hosts, engine=engine)
+    )
+    for zone in ZONES:
+        own = zone_folder(folder, zone)
+        own.mkdir(parents=True, mode=0o700)
+        if disk_bytes:
+            network.mount(own, disk_bytes)
+        (own / "clock").write_text("+0")
+        for part in ("keeper", "node"):
+            link = folder.path / f"{part}s" / zone
+            shutil.move(link, own / part)
+            link.symlink_to(own / part)
+    return folder
+
+
+def use_database(folder: VaultFolder, database: Database) -> None:
+    """Write into each node's `node.json` how it reaches the store."""
+    for zone in ZONES:
+        about = {"id": zone, "store": dict(database.settings(zone))}
+        (folder.path / "nodes" / zone / "node.json").write_text(json.dumps(about))
+
+
+def clock_library() -> str:
+    """Return the library that gives processes another clock, "" where it is not installed."""
+    return next(iter(sorted(glob.glob(CLOCKS))), "")  # noqa: PTH207 - the pattern is absolute
+
+
+def clock_prefix(folder: VaultFolder, zone: str, library: str) -> list[str]:
+    """Return the command that starts a process on the clock that `zones/ZONE/clock` sets; monotonic time is true."""
+    if not library:
+        return []
+    file = zone_folder(folder, zone) / "clock"
+    own = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_NO_CACHE": 1, "DONT_FAKE_MONOTONIC": 1}
+    return ["env", *(f"{name}={value}" for name, value in own.items())]
