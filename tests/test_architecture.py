@@ -28,7 +28,7 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "supervisor": {"errors", "model", "net", "keeper.coordinator", "vault_folder"},
     "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
     "access": {"errors", "client", "vault_folder", "embedded"},
-    "backup": {"errors", "model", "formats", "store", "vault_folder"},
+    "backup": {"errors", "model", "formats", "store", "client", "node"},
     "rehearse": {
         "errors", "model", "client", "sample", "vault_folder", "supervisor", "access", "policy", "formats", "net", "store",
     },

@@ -14,15 +14,16 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anwen.errors import AnwenError, PolicyError, StorageError
-from anwen.store import sqlite_read, sqlite_schema, sqlite_write
+from anwen.store import sqlite_copy, sqlite_read, sqlite_schema, sqlite_write
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
+from anwen.store.copying import Batch
 
 T = TypeVar("T")
 GROUP_ROWS = 16_384
@@ -88,6 +89,21 @@ class SqliteStore:
 
     async def statistics(self) -> Statistics:
         return await self._read(lambda db: sqlite_read.statistics(db, self._path))
+
+    async def dump(self) -> AsyncIterator[Batch]:
+        db = sqlite_schema.open_reader(self._path)
+        batches = sqlite_copy.dump(db)
+        try:
+            while batch := await asyncio.to_thread(next, batches, None):
+                yield batch
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        finally:
+            batches.close()
+            db.close()
+
+    async def load(self, batches: Iterator[Batch]) -> None:
+        await self._submit(lambda db: sqlite_copy.load(db, batches), GROUP_ROWS)
 
     async def close(self) -> None:
         if self._closed:
