@@ -90,7 +90,7 @@ class Server:
         if programs is None:
             raise UnavailableError(missing() or "")
         self._bin, self.folder, self.address, self._prefix = programs, folder, address, list(prefix)
-        self.port = port or _free_port(address)
+        self.port = port or free_port(address)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -201,7 +201,8 @@ class Server:
         return False
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
+    """Return a port of this address that nobody listens on."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((address, 0))

@@ -1,0 +1,69 @@
+"""What the PostgreSQL engine answers; each function reads one snapshot, by one statement."""
+
+# ruff: noqa: S608 - what is put into statements are names of tables, never values
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anwen.store import postgresql_schema as schema
+from anwen.store.base import Hit, Statistics, StoredRow
+from anwen.store.postgresql_schema import Connection
+from anwen.store.trim import NO_WRAPS, current
+
+
+async def get(db: Connection, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
+    """Return the rows that are current for any of `classes`, record by record; epoch None: without wraps."""
+    wanted = list(dict.fromkeys(records))
+    wraps, join = ("NULL::bytea", "") if epoch is None else ("wraps", f"LEFT JOIN {schema.wrap_table(epoch)} ")
+    using = "USING (record, version) " if join else ""
+    rows = await db.execute(
+        f"SELECT collection, subject, record, version, tag, collected_s, expires_s, sealed, {wraps}, verified "
+        f"FROM row {join}{using}WHERE record = ANY(%b) ORDER BY record, version",
+        (wanted,),
+        binary=True,
+    )
+    found: dict[bytes, list[StoredRow]] = {}
+    for *head, held, verified in await rows.fetchall():
+        row = StoredRow(*[*head, held or NO_WRAPS, verified])
+        found.setdefault(row.record, []).append(row)
+    asked = frozenset(classes)
+    return [row for record in wanted for row in current(found.get(record, []), asked)]
+
+
+async def find(db: Connection, labels: Sequence[bytes]) -> list[Hit]:
+    """Return the taken labels, in the order of `labels`."""
+    select = "SELECT label, record, mac FROM posting WHERE label = ANY(%b)"
+    rows = await db.execute(select, (list(set(labels)),), binary=True)
+    found = {label: (record or bytes(16), mac or bytes(16)) for label, record, mac in await rows.fetchall()}
+    return [Hit(i, *found[label]) for i, label in enumerate(labels) if label in found]
+
+
+async def list_subjects(
+    db: Connection, collection: int, subjects: Sequence[bytes], after: bytes, limit: int
+) -> list[bytes]:
+    """Return at most `limit` record ids greater than `after`, ascending."""
+    table, where = ("subject", "subject = ANY(%b) AND") if subjects else ("row", "")
+    rows = await db.execute(
+        f"SELECT DISTINCT record FROM {table} WHERE {where} collection = %b AND record > %b ORDER BY record LIMIT %b",
+        (*([list(set(subjects))] if subjects else []), collection, after, limit),
+        binary=True,
+    )
+    return [record for (record,) in await rows.fetchall()]
+
+
+async def statistics(db: Connection) -> Statistics:
+    """Return counts; reads indexes whole, or the small tables."""
+    epochs = await schema.epochs(db)
+    tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
+    rows = f"(SELECT count(*) FROM {tables[-1]})" if epochs else "0"
+    answer = await db.execute(
+        f"SELECT (SELECT count(*) FROM subject), {rows}, (SELECT count(*) FROM posting), "
+        "(SELECT count(*) FROM row WHERE NOT verified), "
+        "(SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest(%s::text[]) AS name)",
+        (tables,),
+    )
+    counts = await answer.fetchone()
+    assert counts is not None
+    records, versions, postings, unverified, size_bytes = counts
+    return Statistics(records, versions, postings, unverified, size_bytes, await schema.settings(db))

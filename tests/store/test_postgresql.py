@@ -1,0 +1,218 @@
+"""The PostgreSQL engine on a real server: the contract, settings that are refused, several nodes at once."""
+
+import asyncio
+import socket
+
+import pytest
+from contract import EPOCH, TOMBSTONE, StoreContract, exact, labels, outcomes, owners, put, row, unique
+from postgresql_server import (
+    execute,
+    fresh_settings,
+    needs_server,
+    one_value,
+    other_address,
+    running_server,
+    server_setting,
+)  # fmt: skip
+from psycopg.conninfo import conninfo_to_dict
+
+from anwen.errors import PolicyError, StorageError, UnavailableError
+from anwen.net.tls import make_certificate
+from anwen.rehearse import postgresql
+from anwen.store import engines
+from anwen.store.base import Outcome
+from anwen.store.postgresql_link import target
+
+pytestmark = needs_server
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_server() as one:
+        yield one
+
+
+@pytest.fixture
+async def store(server, tmp_path):
+    engine = await engines.connect("postgresql", fresh_settings(server), tmp_path)
+    yield engine
+    await engine.close()
+
+
+class TestPostgresql(StoreContract):
+    pass
+
+
+@pytest.mark.parametrize("nodes", [3])
+async def test_nodes_that_start_at_once_make_the_tables_once(server, tmp_path, nodes):
+    settings = fresh_settings(server)
+    stores = await asyncio.gather(*(engines.connect("postgresql", settings, tmp_path) for _ in range(nodes)))
+    one = row()
+    results = await asyncio.gather(*(put(s, one, epoch=7) for s in stores))
+    assert {r.outcome for (r,) in results} == {Outcome.STORED}
+    assert [await s.epochs() for s in stores] == [[7]] * nodes
+    for engine in stores:
+        await engine.close()
+
+
+async def test_writers_on_several_nodes_share_slots_and_unique_values(server, tmp_path):
+    """Their keys meet all the time: none waits in a circle, none takes what another has, nothing is half done."""
+    settings = fresh_settings(server)
+    stores = [await engines.connect("postgresql", settings, tmp_path) for _ in range(3)]
+    slots, (label,) = labels(64), labels(1)
+    rows = [row(postings=[exact(*slots)]) for _ in range(48)]
+    rivals = [row(postings=[unique(label), exact(*slots)]) for _ in range(12)]
+    results = await asyncio.gather(
+        *(put(stores[i % 3], *rows[i : i + 4]) for i in range(0, 48, 4)),
+        *(put(stores[i % 3], r) for i, r in enumerate(rivals)),
+    )
+    found = [r.outcome for part in results for r in part]
+    assert sorted(found[48:]) == [Outcome.STORED] + [Outcome.UNIQUE_TAKEN] * 11
+    assert set(found[:48]) == {Outcome.STORED}
+    taken = [slots[s] for part in results[:12] for r in part for s in r.slots]
+    assert sorted(set(taken)) == sorted(taken)
+    assert await owners(stores[0], taken) == [r.record for r in rows]
+    for engine in stores:
+        await engine.close()
+
+
+async def test_a_deletion_and_a_put_at_the_same_time_leave_no_deleted_version(server, tmp_path):
+    settings = fresh_settings(server)
+    stores = [await engines.connect("postgresql", settings, tmp_path) for _ in range(2)]
+    for _ in range(20):
+        one = row(postings=[unique(labels(1)[0])])
+        (result,), _ = await asyncio.gather(put(stores[0], one), stores[1].delete([(one.record, 1)]))
+        assert result.outcome in {Outcome.STORED, Outcome.DELETED}
+        assert await stores[0].get(EPOCH, [one.record], ()) == []
+        assert await owners(stores[0], [one.postings[0].labels[0]]) in ([None], [TOMBSTONE])
+    for engine in stores:
+        await engine.close()
+
+
+@pytest.mark.parametrize("whose", ["ROLE", "DATABASE"])
+async def test_commits_that_do_not_wait_for_the_disk_are_refused(server, tmp_path, whose):
+    settings = fresh_settings(server)
+    name = str(settings["conninfo"]).rpartition("=")[2]
+    execute(server, f"ALTER {whose} {name} SET synchronous_commit = off")
+    with pytest.raises(PolicyError, match="synchronous_commit is off"):
+        await engines.connect("postgresql", settings, tmp_path)
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+async def test_a_server_that_can_lose_acknowledged_writes_is_refused(server, tmp_path, setting):
+    settings = fresh_settings(server)
+    engine = await engines.connect("postgresql", settings, tmp_path)
+    with server_setting(server, setting, "off"):
+        with pytest.raises(PolicyError, match=f"{setting} is off"):
+            await engines.connect("postgresql", settings, tmp_path)
+        assert (await engine.statistics()).settings[setting] == "off"  # what doctor sees of a change while it runs
+    await engine.close()
+
+
+async def test_statistics_state_what_durability_depends_on(store):
+    settings = (await store.statistics()).settings
+    assert settings.pop("server_version")[:2].isdigit()
+    assert settings == {
+        "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": "",
+        "data_checksums": "on",
+    }  # fmt: skip
+
+
+async def test_tables_of_another_format_are_refused(server, tmp_path):
+    settings = fresh_settings(server)
+    await (await engines.connect("postgresql", settings, tmp_path)).close()
+    execute(server, "COMMENT ON TABLE row IS 'anwen store 2'", dbname=str(settings["conninfo"]).rpartition("=")[2])
+    with pytest.raises(StorageError, match="anwen store 2"):
+        await engines.connect("postgresql", settings, tmp_path)
+
+
+async def test_no_table_keeps_a_time_or_a_number_in_sequence(store, server):
+    await put(store, row(postings=[unique(labels(1)[0])]))
+    name = await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
+    columns = execute(
+        server, "SELECT table_name, data_type, column_default FROM information_schema.columns "
+        "WHERE table_schema = 'public'", dbname=name,
+    )  # fmt: skip
+    assert {table for table, *_ in columns} == {"row", "posting", "subject", "deleted", "wrap_1"}
+    assert {(kind, default) for _, kind, default in columns} == {
+        ("bytea", None), ("bigint", None), ("boolean", None),
+    }  # fmt: skip
+    assert execute(server, "SELECT relname FROM pg_class WHERE relkind = 'S'", dbname=name) == []
+
+
+# --- settings of node.json -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "expected conninfo"),
+        ({"conninfo": "host=127.0.0.1", "pool": 3}, "got .*pool"),
+        ({"conninfo": "host=127.0.0.1 nonsense=1"}, "not a connection string"),
+        ({"conninfo": "dbname=anwen"}, "expected host"),
+        ({"conninfo": "host=127.0.0.1,::1 port=1,2,3"}, "expected host"),
+        ({"conninfo": "host=db.example hostaddr=127.0.0.1"}, "no hostaddr"),
+        ({"conninfo": "host=10.0.0.1"}, "verify-full"),
+        ({"conninfo": "host=127.0.0.1,db.example sslmode=require"}, "verify-full"),
+        ({"conninfo": "host=127.0.0.1 target_session_attrs=any"}, "read-write"),
+        ({"conninfo": "host=127.0.0.1", "statement_timeout_s": 0}, "statement_timeout_s"),
+        ({"conninfo": "host=127.0.0.1", "statement_timeout_s": "5"}, "statement_timeout_s"),
+        ({"conninfo": "host=127.0.0.1", "password_file": "absent"}, "absent: FileNotFoundError"),
+        ({"conninfo": "host=127.0.0.1", "password_file": "open"}, "mode 0644"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_sent(tmp_path, settings, message):
+    (tmp_path / "open").touch(mode=0o644)
+    (tmp_path / "open").chmod(0o644)
+    with pytest.raises(PolicyError, match=message):
+        target(settings, tmp_path)
+
+
+def test_each_host_has_its_port_and_no_message_quotes_the_password(tmp_path):
+    (tmp_path / "secret").touch(mode=0o600)
+    (tmp_path / "secret").write_text("hunter2\n")
+    conninfo = "host=127.0.0.1,::1,/run/postgresql port=5001,5002,5003 options='-c search_path=vault'"
+    hosts = [conninfo_to_dict(h) for h in target({"conninfo": conninfo, "password_file": "secret"}, tmp_path).hosts]
+    assert [(h["host"], h["port"]) for h in hosts] == [
+        ("127.0.0.1", "5001"), ("::1", "5002"), ("/run/postgresql", "5003"),
+    ]  # fmt: skip
+    assert {h["password"] for h in hosts} == {"hunter2"}
+    assert all("-c search_path=vault -c statement_timeout=5000" in h["options"] for h in hosts)
+
+
+@pytest.fixture(scope="module")
+def distant():
+    with running_server(other_address()) as one:
+        yield one
+
+
+async def test_an_address_that_is_not_this_machines_goes_by_tls_and_another_certificate_is_refused(distant, tmp_path):
+    engine = await engines.connect("postgresql", distant.settings(), tmp_path)
+    version = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    assert await engine._pool.run(lambda db: one_value(db, version)) == "TLSv1.3"
+    await engine.close()
+    (tmp_path / "other.crt").write_bytes(make_certificate("other", distant.address)[1])
+    wrong = str(distant.settings()["conninfo"]).replace(str(distant.folder / "server.crt"), f"{tmp_path}/other.crt")
+    with pytest.raises(UnavailableError):
+        await engines.connect("postgresql", distant.settings() | {"conninfo": wrong}, tmp_path)
+
+
+async def test_dead_hosts_before_the_live_one_cost_nothing(server, tmp_path):
+    """One refuses, one hangs: it accepts and says nothing."""
+    hanging = socket.create_server(("127.0.0.1", 0))
+    ports = f"{postgresql.free_port('127.0.0.1')},{hanging.getsockname()[1]},{server.port}"
+    settings = fresh_settings(server)
+    conninfo = str(settings["conninfo"]).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1,127.0.0.1")
+    conninfo = conninfo.replace(f"port={server.port}", f"port={ports}")
+    async with asyncio.timeout(1.5):  # a connection attempt to the hanging one alone would take 2 s
+        engine = await engines.connect("postgresql", settings | {"conninfo": conninfo}, tmp_path)
+    assert await outcomes(engine, row()) == [Outcome.STORED]
+    await engine.close()
+    hanging.close()
+
+
+async def test_a_closed_store_says_so(store):
+    await store.close()
+    for call in (put(store, row()), store.find([bytes(16)]), store.delete([(bytes(16), 1)])):
+        with pytest.raises(StorageError, match="closed"):
+            await call
