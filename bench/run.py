@@ -25,7 +25,7 @@ import report
 from floors import Floors
 from rules import Rounds
 
-SUITES = ("keeper", "bulk", "single", "lookup")
+SUITES = ("keeper", "bulk", "single", "lookup", "overload")
 QUICK_SUITES = ("keeper", "bulk", "single")
 
 

@@ -105,7 +105,7 @@ def test_who_said_when_to_come_again_rests_until_then():
     assert health.trusted(A, 10.5)
 
 
-@given(st.lists(st.booleans(), max_size=400))
+@given(st.lists(st.booleans(), min_size=100, max_size=400))
 def test_second_requests_are_at_most_a_tenth_of_answers_and_a_reserve(steps):
     health, hedged, answers = Health(0.02, 0.15, 0.0), 0, 0
     for hedge in steps:
