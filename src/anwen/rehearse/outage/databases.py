@@ -1,25 +1,40 @@
-"""The store behind the nodes of a rehearsal: one member in each zone, or a file that all of one machine share."""
+"""The store behind the nodes of a rehearsal: one member in each zone, one server, or a file that all nodes share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from anwen.rehearse import postgresql
+
+STOP_S = 20.0
+ENGINES = ("sqlite", "cassandra", "postgresql")
+SERVER_ZONE = "a"
+"""Where the one PostgreSQL server is."""
+
 
 class Database(Protocol):
-    """An engine's servers, one in each zone."""
+    """An engine's servers in the zones. What a zone does not have is left alone."""
 
     engine: str
 
     async def start(self) -> None:
-        """Start all members and return when they serve."""
+        """Start all members and return when they serve. Raises UnavailableError."""
 
     async def start_member(self, zone: str) -> None:
-        """Start a member that was killed, on the files that it left, and return when it serves."""
+        """Start a zone's member on the files that it left, and return when it serves."""
 
-    async def reap(self, zone: str) -> None:
-        """Take note that a member was killed."""
+    async def stop_member(self, zone: str) -> None:
+        """Stop a zone's member in good order."""
+
+    def kill(self, zone: str) -> None:
+        """Kill a zone's member; returns when it is gone."""
 
     async def stop(self) -> None:
         """Stop all members."""
@@ -28,7 +43,7 @@ class Database(Protocol):
         """Return what a zone's node needs to reach the store."""
 
     def pids(self, zone: str) -> list[int]:
-        """Return the ids of a zone's processes."""
+        """Return the ids of a zone's processes that have not ended."""
 
 
 class Sqlite:
@@ -45,7 +60,10 @@ class Sqlite:
     async def start_member(self, zone: str) -> None:
         pass
 
-    async def reap(self, zone: str) -> None:
+    async def stop_member(self, zone: str) -> None:
+        pass
+
+    def kill(self, zone: str) -> None:
         pass
 
     async def stop(self) -> None:
@@ -58,13 +76,110 @@ class Sqlite:
         return []
 
 
-ENGINES = ("sqlite",)
+class Cassandra:
+    """A member in each zone."""
+
+    engine = "cassandra"
+
+    def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
+        from anwen.rehearse.cassandra import Cluster  # noqa: PLC0415
+
+        self._cluster = Cluster(folder, tuple(hosts), hosts, prefix=prefix)
+
+    async def start(self) -> None:
+        await self._cluster.start()
+
+    async def start_member(self, zone: str) -> None:
+        await self._cluster.start_member(zone)
+
+    async def stop_member(self, zone: str) -> None:
+        self._cluster.signal(zone, signal.SIGTERM)
+        await ended(self.pids(zone), STOP_S)
+        self.kill(zone)
+
+    def kill(self, zone: str) -> None:
+        self._cluster.kill(zone)
+
+    async def stop(self) -> None:
+        await self._cluster.stop()
+
+    def settings(self, zone: str) -> Mapping[str, object]:
+        return self._cluster.settings(zone)
+
+    def pids(self, zone: str) -> list[int]:
+        return living([self._cluster.pid(zone)])
 
 
-def database(
-    engine: str, shared: Path, folders: Mapping[str, Path], hosts: Mapping[str, str], prefix: Callable[[str], list[str]]
-) -> Database:
-    """Return an engine's servers, not started. `folder` holds a folder for each zone."""
-    assert engine in ENGINES
-    del folders, hosts, prefix
-    return Sqlite(shared / "anwen.sqlite")
+class Postgresql:
+    """One server in one zone: what it does when its zone is lost is measured, and promised by nobody."""
+
+    engine = "postgresql"
+
+    def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
+        self._server = postgresql.Server(folder, hosts[SERVER_ZONE], 5432, prefix(SERVER_ZONE))
+        self._started = False
+
+    async def start(self) -> None:
+        self._started = True
+        await self._server.start()
+
+    async def start_member(self, zone: str) -> None:
+        if zone == SERVER_ZONE:
+            await self._server.start()
+
+    async def stop_member(self, zone: str) -> None:
+        if zone == SERVER_ZONE:
+            await self._server.stop()
+
+    def kill(self, zone: str) -> None:
+        if zone == SERVER_ZONE:
+            self._server.kill()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    def settings(self, zone: str) -> Mapping[str, object]:  # noqa: ARG002 - the same for all
+        return self._server.settings()
+
+    def pids(self, zone: str) -> list[int]:
+        if zone != SERVER_ZONE or not self._started:
+            return []
+        server = self._server.pid
+        children = Path(f"/proc/{server}/task/{server}/children")
+        return living([server, *(map(int, children.read_text().split()) if children.exists() else ())])
+
+
+def database(engine: str, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> Database:
+    """Return an engine's servers, not started.
+
+    Args:
+        folder: holds, or will hold, what they keep; a folder for each zone's member.
+        hosts: where they listen, by zone.
+        prefix: the command that a zone's processes are started with.
+    """
+    if engine == "cassandra":
+        return Cassandra(folder, hosts, prefix)
+    if engine == "postgresql":
+        return Postgresql(folder / "server", hosts, prefix)
+    return Sqlite(folder / "anwen.sqlite")
+
+
+def living(pids: Iterable[int]) -> list[int]:
+    """Return the processes that have not ended."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.append(pid)
+    return found
+
+
+async def ended(pids: Iterable[int], within_s: float) -> None:
+    """Return when these processes have ended, or time is up."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            try:
+                await asyncio.to_thread(select.select, [process], [], [], within_s)
+            finally:
+                os.close(process)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anwen.errors import UnavailableError
+from anwen.rehearse.outage.databases import living
 from anwen.rehearse.outage.network import ROUND_TRIP_S
 from anwen.rehearse.outage.zones import PARTS, ZONES, Zones, zone_folder
 
@@ -63,7 +64,7 @@ def _killing(parts: Collection[str]) -> Callable[[Zones, str, int], Awaitable[st
         if not pids:
             raise NotProvedError(f"zone {zone}: no process of {', '.join(parts)}")
         await zones.kill(zone, parts)
-        if left := _living(pids):
+        if left := living(pids):
             raise NotProvedError(f"zone {zone}: processes {left} live")
         for host, port in zones.addresses(zone, parts):
             if (said := await _knock(host, port)) != "refused":
@@ -71,10 +72,6 @@ def _killing(parts: Collection[str]) -> Callable[[Zones, str, int], Awaitable[st
         return f"{len(pids)} processes gone, their ports refuse"
 
     return kill
-
-
-def _living(pids: Collection[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 async def _start(zones: Zones, zone: str) -> None:

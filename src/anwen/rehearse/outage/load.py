@@ -27,7 +27,9 @@ from anwen.errors import AnwenError, NotFoundError
 from anwen.rehearse.outage.figures import OK, Operation
 from anwen.sample.people import People
 
-DEADLINE_S = 2.0
+DEADLINE_S, GIVE_UP_S = 2.0, 1.8
+"""Of an operation; and of each call of the library in it, which says by then why it did not succeed."""
+
 CLIENTS = 3
 HOT_EACH = 10
 SEED = 1
@@ -214,11 +216,11 @@ def read_log(path: Path) -> list[Operation]:
 
 
 async def _run(plan: Plan) -> None:
-    timing = Timing(request_s=DEADLINE_S)
+    timing = Timing(deadline_s=GIVE_UP_S, request_s=DEADLINE_S)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
-    connected = anwen.connect_async(plan.folder, key=f"client{plan.client}", purpose="work", timing=timing)
-    async with connected as vault:
+    key = f"client{plan.client}"
+    async with anwen.connect_async(plan.folder, key=key, purpose="work", timing=timing, zone=plan.zone) as vault:
         client = Client(plan, vault)
         await client.warm()
         print("ready", flush=True)  # noqa: T201 - whoever started this waits for it

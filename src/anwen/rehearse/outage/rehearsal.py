@@ -9,7 +9,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -27,7 +27,6 @@ from anwen.rehearse.outage.zones import (
     clock_prefix,
     make_folder,
     use_database,
-    zone_folder,
 )
 from anwen.store import engines
 
@@ -37,7 +36,11 @@ BREAKS = (*load.BREAKS, "forget")
 READY_S = 60.0
 DISK_BYTES = {"sqlite": 2**25}
 SERVERS_DISK_BYTES = 3 * 2**29
-PROMISED = {"cassandra": {"gap", "p99", "errors"}}
+PROMISED: Mapping[str, Collection[str]] = {
+    "cassandra": {"gap", "p99", "errors"},
+    "sqlite": {"errors"},
+    "postgresql": (),
+}
 """What an engine promises besides that nothing is lost, doubled or stale."""
 GAP_S = {"kill": 0.3, "partition": 0.3, "hang": 1.0}
 P99_TIMES = 5.0
@@ -75,6 +78,11 @@ class Run:
     logs: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list, repr=False)
+
+    @property
+    def lost_count(self) -> int:
+        """How many writes are lost in any pass."""
+        return len(set().union(*self.lost.values()))
 
     def as_dict(self) -> dict[str, object]:
         """Return the run as JSON takes it, times from its beginning."""
@@ -119,18 +127,25 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
 
     Raises: UnavailableError: the zones did not start.
     """
-    with tempfile.TemporaryDirectory(prefix="anwen-outage-", ignore_cleanup_errors=True) as folder:
+    with _folder() as folder:
         links = network(ZONES)
         try:
             outcome = Outcome(settings, links.title)
             say(links.title)
             wanted = _possible(outcome, links, clock_library())
-            async with _running(Path(folder) / "vault", settings, links, wanted) as zones:
+            async with _running(folder / "vault", settings, links, wanted) as zones:
                 with contextlib.suppress(_RunError):  # a run says why
                     await _Rehearsal(outcome, zones, say).run(wanted)
         finally:
             links.close()
     return outcome
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="anwen-outage-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user, and has to reach its own
+        yield Path(folder)
 
 
 def _possible(outcome: Outcome, links: Network, library: str) -> list[str]:
@@ -159,8 +174,7 @@ async def _running(path: Path, settings: Settings, links: Network, wanted: Seque
     def prefix(zone: str) -> list[str]:
         return [*links.prefix(zone), *clock_prefix(folder, zone, library)]
 
-    folders = {zone: zone_folder(folder, zone) / "database" for zone in ZONES}
-    servers = database(settings.engine, path / "store", folders, links.hosts, prefix)
+    servers = database(settings.engine, path.with_name("store"), links.hosts, prefix)
     use_database(folder, servers)
     zones = await Zones.start(folder, links, servers, prefix)
     try:
@@ -324,9 +338,10 @@ class _Rehearsal:
 
 def broken(run: Run, engine: str) -> list[str]:
     """Return the bounds that a run breaks, in words."""
-    f, promised = run.figures, PROMISED.get(engine, {"errors"})
+    f, promised = run.figures, PROMISED[engine]
     one_lost = FAULTS[run.fault].zones_lost == 1
-    found = [f"{len(keys)} acknowledged writes lost ({where})" for where, keys in run.lost.items() if keys]
+    where = ", ".join(name for name, keys in run.lost.items() if keys)
+    found = [f"{run.lost_count} acknowledged writes lost ({where})"] if where else []
     if f.stale:
         found.append(f"{f.stale} stale reads")
     found += run.logs

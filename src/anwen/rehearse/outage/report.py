@@ -39,7 +39,7 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
             "zone": run.zone,
             "operations": f.operations,
             "errors": sum(f.errors.values()),
-            "lost": sum(map(len, run.lost.values())),
+            "lost": run.lost_count,
             "stale": f.stale,
             **{f"{kind} gap": _ms(f.gap_s.get(kind, 0.0)) for kind in KINDS},
             "p99 before": _ms(max(f.p99_before_s.values(), default=0.0)),
@@ -59,8 +59,8 @@ def page(outcome: Outcome) -> str:
     broken = "".join(f"<li class=bad>{escape(b)}</li>" for b in outcome.broken) or "<li>every bound holds</li>"
     notes = [
         f"Store: {s.engine}. Seed {s.seed}. {outcome.network}.",
-        f"Load: three clients, each starts a write, a read and a find with an open every {s.every_s * 1000:g} ms.",
-        f"At the end: {outcome.people:,} people looked for, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
+        f"Load: three clients, each starts a write, a read and a find every {s.every_s * 1000:g} ms.",
+        f"At the end: {outcome.people:,} people sought, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
         *(f"Not rehearsed here: {name}: {why}." for name, why in outcome.skipped.items()),
         *(f"Repeated: {what}." for what in outcome.void),
         *([f"Broken on purpose: {s.broken}."] if s.broken else []),

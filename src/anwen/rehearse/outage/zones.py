@@ -21,7 +21,7 @@ from anwen.client.session import Session, Timing
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, UnavailableError
 from anwen.formats import wire
-from anwen.formats.answer import verify_receipt
+from anwen.formats.answer import decode_answer, verify_receipt
 from anwen.model import Policy
 from anwen.rehearse.outage.databases import Database
 from anwen.rehearse.outage.network import Network
@@ -74,7 +74,7 @@ class Zones:
 
     def connect(self, request_s: float = PROBE_S) -> AsyncVault:
         """Return a client of the harness."""
-        timing = Timing(request_s=request_s)
+        timing = Timing(request_s=request_s, deadline_s=request_s)
         return anwen.connect_async(self.folder.path, key="checker", purpose="work", timing=timing)
 
     async def _start(self, zone: str, part: str) -> None:
@@ -109,20 +109,21 @@ class Zones:
     async def kill(self, zone: str, parts: Collection[str] = PARTS) -> None:
         """Freeze a zone's processes at one moment, then kill them."""
         self.signal(zone, signal.SIGSTOP, parts)
+        if "database" in parts:
+            self.database.kill(zone)
         self.signal(zone, signal.SIGKILL, parts)
         await self._ended(zone, parts)
 
     async def terminate(self, zone: str) -> None:
         """Ask a zone's processes to end, and wait until they have."""
-        self.signal(zone, signal.SIGTERM)
+        self.signal(zone, signal.SIGTERM, ["keeper", "node"])
         await self._ended(zone, PARTS)
+        await self.database.stop_member(zone)
 
     async def _ended(self, zone: str, parts: Collection[str]) -> None:
         for part in parts:
             if process := self.running.processes.get(f"{part} {zone}"):
                 await asyncio.wait_for(process.wait(), supervisor.STOP_S)
-        if "database" in parts:
-            await self.database.reap(zone)
 
     async def restart(self, zone: str) -> None:
         """Start whatever of a zone does not run, on the files that it left."""
@@ -144,7 +145,7 @@ class Zones:
         """Return how many seconds a keeper's signed time is ahead. Raises UnavailableError."""
         session, before = self.work.session, time.time()
         body = wire.encode("state", session.random(wire.SALT_BYTES))
-        answer = await session.send(zone, "state", self.work.purpose, body, None)
+        answer = decode_answer(await session.keeper(zone, "state", self.work.purpose, body))
         header = verify_receipt(answer.receipt, self.policy.keepers[zone].identity)
         return header.time_ms / 1000 - (before + time.time()) / 2
 

@@ -1,0 +1,129 @@
+"""What a rehearsal reads from its clients' logs, on logs made by hand; and which bounds that breaks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anwen.rehearse.outage import figures, report
+from anwen.rehearse.outage.figures import Figures, Moments, Operation
+from anwen.rehearse.outage.rehearsal import Outcome, Run, Settings, broken
+
+AT = Moments(begin=0, fault=10, restore=20, whole=22, end=30)
+
+
+def op(kind, ended, *, number=1, key="x", client=0, took=0.01, outcome="ok"):
+    return Operation(client, kind, key, number, ended - took, ended - took, ended, outcome)
+
+
+def steady(kind, start, end, every=0.05, **more):
+    return [op(kind, start + i * every, **more) for i in range(int((end - start) / every))]
+
+
+def test_the_longest_gap_lies_between_two_successes_and_failures_do_not_shorten_it():
+    log = [*steady("read", 0, 12), op("read", 12.6, outcome="deadline"), *steady("read", 13.2, 30)]
+    assert figures.longest_gap(log, 9, 30) == pytest.approx(13.2 - 11.95)
+
+
+def test_a_gap_reaches_to_the_end_when_nothing_succeeds_any_more():
+    assert figures.longest_gap(steady("read", 0, 12), 9, 30) == pytest.approx(30 - 11.95)
+    assert figures.longest_gap([], 9, 30) == 21
+
+
+def test_the_gap_of_the_worst_client_counts_though_others_went_on():
+    log = [*steady("write", 0, 30), *steady("write", 0, 15, client=1), *steady("write", 17, 30, client=1)]
+    assert figures.summarise(log, AT, {}, 0.05).gap_s["write"] == pytest.approx(2.05)
+
+
+def test_p99_counts_from_the_planned_start_and_takes_failures_in():
+    log = [*steady("read", 10, 20, took=0.01), *(op("read", 12, took=2.0, outcome="deadline") for _ in range(5))]
+    assert figures.p99(log, 9.9, 20) == pytest.approx(2.0)
+    assert figures.p99([], 0, 1) == 0
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=300))
+def test_p99_is_exceeded_by_at_most_one_in_a_hundred(delays):
+    log = [Operation(0, "read", "x", 0, 5.0, 5.0, 5.0 + d, "ok") for d in delays]
+    found = figures.p99(log, 0, 10)
+    assert sum(o.ended - o.planned > found for o in log) <= len(log) / 100
+    assert sum(o.ended - o.planned >= found for o in log) > (len(log) - 1) / 100
+
+
+def test_a_read_is_stale_when_it_began_after_the_acknowledgement_of_more_than_it_returned():
+    writes = [op("write", 1.0, number=5), op("write", 2.0, number=6)]
+    fine = [
+        op("read", 1.9, number=5),
+        op("read", 2.005, number=5),
+        op("read", 2.5, number=6),
+        op("read", 2.6, number=7),
+    ]
+    assert figures.stale_reads(writes + fine, {}) == []  # the second one was under way when 6 was acknowledged
+    stale = op("read", 2.5, number=5, client=2)
+    assert figures.stale_reads([*writes, *fine, stale], {}) == [stale]
+    gone = op("read", 3, number=-1)
+    assert figures.stale_reads([gone], {"x": 0}) == [gone]
+
+
+def test_a_person_who_is_not_found_after_his_put_is_stale_and_a_failed_read_is_not():
+    put, lost = op("write", 1, key="id"), op("find", 2, number=0, key="id")
+    assert figures.stale_reads([put, lost], {}) == [lost]
+    assert figures.stale_reads([put, op("find", 2, number=0, key="id", outcome="quorum")], {}) == []
+
+
+def test_writes_that_failed_are_in_doubt_and_not_acknowledged():
+    log = [op("write", 1, number=4), op("write", 2, number=5, outcome="deadline"), op("write", 3, key="y")]
+    assert figures.acknowledged(log, {"x": 3, "z": 1}) == {"x": 4, "y": 1, "z": 1}
+    found = figures.summarise(log, AT, {}, 0.05)
+    assert (found.in_doubt, found.errors) == (1, {"deadline": 1})
+
+
+def test_duplicates_are_numbers_in_more_than_one_record():
+    assert figures.duplicates(["a", "b", "a", "c"]) == ["a"]
+
+
+GOOD = Figures(
+    gap_s=dict.fromkeys(figures.KINDS, 0.2), p99_s=dict.fromkeys(figures.KINDS, 0.1),
+    p99_before_s=dict.fromkeys(figures.KINDS, 0.05), pace=1.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "said"),
+    [
+        ("cassandra", {}, []),
+        ("cassandra", {"gap_s": {"write": 0.1, "read": 0.31}}, ["longest gap 0.31 s"]),
+        ("sqlite", {"gap_s": {"write": 0.1, "read": 0.31}}, []),
+        ("cassandra", {"p99_s": {"write": 0.3}, "p99_before_s": {"write": 0.05}}, ["p99 6.0 times that before"]),
+        ("cassandra", {"errors": {"quorum": 2}}, ["2 errors"]),
+        ("postgresql", {"errors": {"quorum": 2}}, []),
+        ("postgresql", {"stale": 1}, ["1 stale reads"]),
+    ],
+)
+def test_bounds_are_those_that_the_engine_promises(engine, changes, said):
+    run = Run("kill", "a", 0, figures=Figures(**{**vars(GOOD), **changes}))
+    assert broken(run, engine) == said
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql", "cassandra"])
+def test_a_lost_write_and_a_broken_log_count_with_every_engine(engine):
+    run = Run("two", "a", 0, figures=GOOD, lost={"all zones": [], "without b": ["x"]}, logs=["proof: no"])
+    assert broken(run, engine) == ["1 acknowledged writes lost (without b)", "proof: no"]
+
+
+def test_a_rehearsal_without_a_run_or_with_duplicates_has_failed():
+    assert Outcome(Settings(), "here").broken == ["no run whose fault took hold"]
+    outcome = Outcome(Settings(), "here", [Run("kill", "a", 0, figures=GOOD)], duplicates=["1"], lost=["2"])
+    assert len(outcome.broken) == 2
+
+
+def test_the_page_draws_what_happened_and_escapes_what_was_said():
+    run = Run("kill", "a", 0, proof="<seen>", at=AT, figures=GOOD, broken=["1 & 2"])
+    run.operations = [*steady("read", 0, 12), op("read", 13, outcome="deadline"), *steady("read", 14, 30)]
+    page = report.page(Outcome(Settings(), "here", [run], skipped={"slow": "no <link>"}))
+    assert "&lt;seen&gt;" in page
+    assert "1 &amp; 2" in page
+    assert "no &lt;link&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert 'class=fault x="320.0" width="320.0"' in page
+    assert page.count("class=error d=") == 1
+    assert 'class=error d=""' not in page
