@@ -39,7 +39,7 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
 }  # fmt: skip
 
 LATER = {"rehearse", "backup"}
-LATER_MODULES = ("cassandra", "postgresql", "backup", "copying", "doctor_", "inspecting", "logs", "metrics")
+LATER_MODULES = ("cassandra", "postgresql", "backup", "copying", "doctor_", "inspecting", "logs", "metrics", "sqlite_copy")
 
 OPENS = {"crypto.prf", "crypto.prf_input", "crypto.dprf", "crypto.envelope", "crypto.blind_index"}
 """What can evaluate a key or open an envelope: out of reach for nodes and stores."""

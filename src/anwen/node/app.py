@@ -15,12 +15,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from anwen.crypto.grants import claimed_issuer
 from anwen.errors import AnwenError, MalformedError, PolicyError, StorageError
 from anwen.formats import policy_chain
 from anwen.model import NodeInfo, Policy
 from anwen.net import logs, tls
-from anwen.net.metrics import Metrics, offer
+from anwen.net.metrics import offer
 from anwen.net.server import Limits, serve
+from anwen.node.metrics import metrics_of
 from anwen.node.service import Node
 from anwen.store import engines
 
@@ -87,9 +89,7 @@ async def _run(folder: Path) -> None:
     async def handler(path: str, authorization: str | None, body: bytes) -> bytes:
         return await node.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
-    metrics = Metrics("node", info.id, info.zone, node.operations)
-    metrics.gauge("anwen_store_info", "The engine behind the node.", lambda: 1, engine=policy.engine)
-    metrics.follow_policy(lambda: node.policy.version, lambda: node.policy.expires_s)
+    metrics = metrics_of(node, info)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -97,7 +97,12 @@ async def _run(folder: Path) -> None:
         async with offer(metrics, folder / "node.json"):
             try:
                 server = await serve(
-                    metrics.counting(handler), info.address, context, LIMITS, without_grant={"/v1/policy"}
+                    metrics.counting(handler),
+                    info.address,
+                    context,
+                    LIMITS,
+                    without_grant={"/v1/policy"},
+                    whose=claimed_issuer,
                 )
             except OSError as error:
                 raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error
