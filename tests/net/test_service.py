@@ -50,6 +50,9 @@ async def handler(path, authorization, body):
         case "/v1/slow":
             await asyncio.sleep(0.4)
             return b"slow"
+        case "/v1/busy":
+            time.sleep(0.2)  # noqa: ASYNC251 - the event loop is kept from others' requests
+            return b"busy"
         case "/v1/broke":
             raise BudgetError("spent", retry_after_s=7)
         case "/v1/bug":
@@ -65,7 +68,9 @@ async def start(files):
 
         async def run(**limits):
             context = tls.server_context(files / "tls.crt", files / "tls.key")
-            service = await serve(handler, "127.0.0.1:0", context, Limits(**limits), without_grant={"/v1/who"})
+            service = await serve(
+                handler, "127.0.0.1:0", context, Limits(**limits), without_grant={"/v1/who"}, whose=lambda grant: grant
+            )
             stack.push_async_callback(service.aclose, 0.1)
             return service
 
@@ -274,6 +279,27 @@ async def test_requests_at_the_same_time_are_bounded(start, pools):
         *(pool.post("/v1/slow", "Anwen g", b"", 3) for _ in range(5)), return_exceptions=True
     )
     assert sorted(type(r).__name__ for r in results) == ["OverloadedError"] * 3 + ["bytes"] * 2
+
+
+async def test_room_is_divided_among_callers_so_that_one_who_comes_with_his_first_finds_some(start, pools):
+    pool = pools(await start(requests=8))
+    greedy = [asyncio.create_task(pool.post("/v1/slow", "Anwen greedy", b"", 3)) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    assert await pool.post("/v1/slow", "Anwen modest", b"", 3) == b"slow"
+    ends = await asyncio.gather(*greedy, return_exceptions=True)
+    refused = [e for e in ends if isinstance(e, OverloadedError)]
+    assert len(refused) == 15  # at the fifth, as many are his as are left and one more
+    assert all(e.retry_after_s for e in refused)
+    assert await pool.post("/v1/slow", "Anwen greedy", b"", 3) == b"slow"
+
+
+async def test_a_request_whose_turn_comes_too_late_is_sent_away_unhandled(start, pools):
+    pool = pools(await start(wait_s=0.3))
+    await asyncio.gather(*(pool.post("/v1/slow", "Anwen g", b"", 3) for _ in range(6)))  # connections
+    ends = await asyncio.gather(*(pool.post("/v1/busy", "Anwen g", b"", 5) for _ in range(6)), return_exceptions=True)
+    assert 0 < sum(isinstance(e, OverloadedError) for e in ends) < 6
+    assert {e if isinstance(e, bytes) else type(e) for e in ends} == {b"busy", OverloadedError}
+    assert await pool.post("/v1/busy", "Anwen g", b"", 3) == b"busy"
 
 
 @pytest.mark.parametrize("limit", [{"connections": 3}, {"connections_per_address": 3}])

@@ -190,6 +190,14 @@ def parse(token: str) -> Parts:
     return grant, f"{parts[0]}.{parts[1]}".encode(), signature
 
 
+def claimed_issuer(authorization: str) -> str:
+    """Return whom a header's "Anwen GRANT" says it is by, *not* verified; "" where it says nothing. About 8 us."""
+    try:
+        return parse(authorization.removeprefix("Anwen "))[0].issuer
+    except GrantError:
+        return ""
+
+
 def load_public_key(der: bytes) -> EllipticCurvePublicKey:
     """Return a P-256 public key from its DER SubjectPublicKeyInfo.
 

@@ -21,6 +21,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from anwen.crypto.grants import claimed_issuer
 from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
 from anwen.keeper.ceremony import STEPS
 from anwen.keeper.coordinator import PeerCall, peer_calls
@@ -102,7 +103,8 @@ async def run(folder: Path, *, locked: bool) -> None:
         metrics = metrics_of(keeper)
         counted = metrics.counting(for_clients)
         async with offer(metrics, folder / "keeper.json"):
-            clients = await serve(counted, mine.address, tls, _CLIENT_LIMITS, without_grant=["/v1/policy"])
+            paths = ["/v1/policy"]
+            clients = await serve(counted, mine.address, tls, _CLIENT_LIMITS, without_grant=paths, whose=claimed_issuer)
             sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
             sys.stdout.flush()
             try:

@@ -16,8 +16,9 @@ import re
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from anwen.errors import AnwenError, GrantError, MalformedError, OverloadedError, TooLargeError
 from anwen.formats import problem
@@ -27,9 +28,13 @@ Handler = Callable[[str, str | None, bytes], Awaitable[bytes]]
 """Takes path, "Anwen GRANT" (None only on paths served without a grant) and body; returns the answer or raises
 `AnwenError`."""
 
+Whose = Callable[[str], str]
+"""Takes "Anwen GRANT"; returns whose request it says it is, unchecked and cheap; "" where it says nothing."""
+
 _log = logging.getLogger("anwen.net")
 _OP_PATH = re.compile(r"/v1/[a-z][a-z_]{0,31}")
 _SWEEPS = 4  # of the shortest time limit
+RETRY_AFTER_S = 0.1
 _OCTETS = "application/octet-stream"
 
 
@@ -47,6 +52,7 @@ class Limits:
     connections: int = 1024
     connections_per_address: int = 512
     requests: int = 256  # being handled at the same time
+    wait_s: float = 0.5  # in which a request's turn has to come: work that is done too late is done for nobody
 
 
 def _answer(status: int, content_type: str, body: bytes, *, close: bool) -> bytes:
@@ -55,6 +61,11 @@ def _answer(status: int, content_type: str, body: bytes, *, close: bool) -> byte
 
 def _refusal(error: AnwenError, *, close: bool) -> bytes:
     return _answer(error.http_status, problem.CONTENT_TYPE, problem.encode(error), close=close)
+
+
+def _crowded() -> OverloadedError:
+    """Return what is said before anything of a request is looked at: no signature was checked for it."""
+    return OverloadedError("too many requests waiting", retry_after_s=RETRY_AFTER_S)
 
 
 REFUSAL = _refusal(GrantError("the grant does not cover this request"), close=True)
@@ -67,12 +78,16 @@ _BROKEN = _refusal(AnwenError("internal error"), close=True)
 class Server:
     """A listening service; `aclose` lets running requests finish first."""
 
-    def __init__(self, handler: Handler, context: ssl.SSLContext, limits: Limits, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self, handler: Handler, context: ssl.SSLContext, limits: Limits, open_paths: frozenset[str], whose: Whose
+    ) -> None:
         self.handler, self.context, self.limits, self.open_paths = handler, context, limits, open_paths
+        self.whose = whose
         self.connections: set[_Connection] = set()
         self.per_address: Counter[str] = Counter()
         self.buffered_bytes = 0
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: dict[asyncio.Task[None], str] = {}
+        self.per_caller: Counter[str] = Counter()
         self.address = ""
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -84,6 +99,28 @@ class Server:
         name = self._listener.sockets[0].getsockname()
         self.address = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._sweeper = asyncio.create_task(self._sweep())
+
+    def run(self, work: Coroutine[Any, Any, None], caller: str) -> None:
+        """Run the handling of one request."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.running[task] = caller
+        self.per_caller[caller] += 1
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        caller = self.running.pop(task)
+        self.per_caller[caller] -= 1
+        if not self.per_caller[caller]:
+            del self.per_caller[caller]
+
+    def has_room(self, caller: str) -> bool:
+        """Return whether one more request may be handled.
+
+        A caller has at most as many as there is room left: half of all if alone, a third beside another, so that there
+        is always room for one who comes with his first.
+        """
+        room = self.limits.requests - len(self.running)
+        return room > 0 and self.per_caller[caller] <= room
 
     async def _sweep(self) -> None:
         """Close what is past its deadline: one look at all connections costs less than a timer for each request."""
@@ -121,14 +158,16 @@ async def serve(
     limits: Limits | None = None,
     *,
     without_grant: Collection[str] = (),
+    whose: Whose = lambda _authorization: "",
 ) -> Server:
     """Return a listening server; there is no way to have one without TLS.
 
     Args:
         address: "host:port"; with port 0, `Server.address` says which one it is.
         without_grant: paths that the handler also serves without a grant, such as those with signatures of their own.
+        whose: tells callers apart, among whom room is divided when there is little.
     """
-    server = Server(handler, context, limits or Limits(), frozenset(without_grant))
+    server = Server(handler, context, limits or Limits(), frozenset(without_grant), whose)
     await server.start(*http1.split_address(address))
     return server
 
@@ -240,7 +279,7 @@ class _Connection(asyncio.Protocol):
         elif request.length > most:
             self._refuse(_refusal(TooLargeError(f"body of {request.length} bytes, at most {most}"), close=True))
         elif server.buffered_bytes + request.length > limits.buffered_bytes:
-            self._refuse(_refusal(OverloadedError("too many requests waiting", retry_after_s=1), close=True))
+            self._refuse(_refusal(_crowded(), close=True))
         else:
             self.request, self.missing = request, request.length
             server.buffered_bytes += request.length
@@ -253,18 +292,20 @@ class _Connection(asyncio.Protocol):
         assert request is not None
         if request.method == "GET":
             self._reply(_HEALTHY_CLOSE if request.close else HEALTHY, close=request.close)
-        elif len(self.server.running) >= self.server.limits.requests:
-            error = OverloadedError("too many requests waiting", retry_after_s=0.1)
-            self._reply(_refusal(error, close=request.close), close=request.close)
-        else:
-            body, self.body = b"".join(self.body), []
-            task = self.loop.create_task(self._handle(request, body))
-            self.server.running.add(task)
-            task.add_done_callback(self.server.running.discard)
+            return
+        caller = self.server.whose(request.authorization) if request.authorization else ""
+        if not self.server.has_room(caller):
+            self._reply(_refusal(_crowded(), close=request.close), close=request.close)
+            return
+        body, self.body = b"".join(self.body), []
+        self.server.run(self._handle(request, body, self.loop.time()), caller)
 
-    async def _handle(self, request: http1.Request, body: bytes) -> None:
+    async def _handle(self, request: http1.Request, body: bytes, came_s: float) -> None:
         """Answer one request; the process edge: nothing that a handler raises goes past here."""
         close = request.close
+        if self.loop.time() - came_s > self.server.limits.wait_s:
+            self._reply(_refusal(_crowded(), close=close), close=close)
+            return
         try:
             answer = await self.server.handler(request.path, request.authorization, body)
             message = _answer(200, _OCTETS, answer, close=close)
