@@ -1,0 +1,211 @@
+"""What the Cassandra engine reads: each row by its record, each posting by its label."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from anwen.store.base import Hit, PutRow, Statistics, StoredRow
+from anwen.store.cassandra_session import Session
+from anwen.store.placing import Known, entries
+from anwen.store.trim import NO_WRAPS, current
+
+GROUP = 16
+"""Keys that one statement names: fewer requests, while a member answers for few partitions at a time."""
+
+_HEAD = struct.Struct(">16s16sQQQHH")  # tag, subject, collection, collected, expires, bytes of labels, of unique ones
+BUCKETS = 1024
+_BURSTS = 32
+"""Buckets that are read at a time when a whole collection is listed."""
+
+_ROW = "SELECT record, version, body, verified, deleted FROM {ks}.row WHERE record IN ?"
+_POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
+_ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
+_POSTING_KEYS = "SELECT DISTINCT label FROM {ks}.posting"
+_SUBJECT = "SELECT record FROM {ks}.subject WHERE subject = ? AND collection = ? AND record > ? LIMIT ?"
+_LISTING = "SELECT record FROM {ks}.listing WHERE collection = ? AND bucket = ? AND record > ? LIMIT ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A visible version of a record: one cell of the database, so that two writers' halves never mix."""
+
+    row: StoredRow
+    labels: bytes  # `placing.Known.labels`
+    unique: frozenset[bytes]  # those of its labels that unique values took
+
+    def known(self) -> Known:
+        return Known(self.row.version, self.row.tag, self.row.collection, self.row.subject, self.labels)
+
+    def held(self) -> set[bytes]:
+        return {label for _, label in entries(self.labels)}
+
+
+@dataclass(slots=True)
+class Rows:
+    """What is there of one record; `hidden` are versions that a deletion hides, until it has removed them."""
+
+    versions: list[Version] = field(default_factory=list)
+    hidden: list[Version] = field(default_factory=list)
+    deleted: int | None = None
+
+    def held(self) -> set[bytes]:
+        return {label for version in self.versions for label in version.held()}
+
+
+@dataclass(slots=True)
+class Label:
+    """What is there under one label: entries of an exact value, the owner of a unique one, or a tombstone."""
+
+    entries: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # record, run, mac
+    owner: bytes | None = None  # empty: a tombstone
+    owner_mac: bytes = b""
+    owner_version: int | None = None
+    buried: bool = False
+
+    def records(self) -> set[bytes]:
+        return {record for record, _, _ in self.entries}
+
+
+def body(row: PutRow, labels: bytes, unique: Iterable[bytes]) -> bytes:
+    """Return a version's cell."""
+    marked = b"".join(unique)
+    head = _HEAD.pack(
+        row.tag, row.subject, row.collection, row.collected_s, row.expires_s, len(labels), len(marked)
+    )  # fmt: skip
+    return head + labels + marked + row.sealed
+
+
+def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Version:
+    tag, subject, collection, collected_s, expires_s, size, marks = _HEAD.unpack_from(cell)
+    at = _HEAD.size + size
+    marked = cell[at : at + marks]
+    unique = frozenset(marked[i : i + 16] for i in range(0, marks, 16))
+    row = StoredRow(
+        collection, subject, record, version, tag, collected_s, expires_s, cell[at + marks :], NO_WRAPS, verified
+    )
+    return Version(row, cell[_HEAD.size : at], unique)
+
+
+def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
+    """Return the parameters of statements that name GROUP keys each."""
+    distinct = list(dict.fromkeys(keys))
+    return [(distinct[at : at + GROUP],) for at in range(0, len(distinct), GROUP)]
+
+
+async def rows(session: Session, records: Iterable[bytes]) -> dict[bytes, Rows]:
+    """Return what is there of records, versions ascending; nothing of unknown ones."""
+    found: dict[bytes, Rows] = {}
+    for part in await session.run(_ROW, groups(records)):
+        for record, version, cell, verified, deleted in part:
+            here = found.setdefault(record, Rows(deleted=deleted))
+            if cell is not None:  # none: the mark of a deletion alone
+                visible = deleted is None or version > deleted
+                (here.versions if visible else here.hidden).append(_version(record, version, cell, bool(verified)))
+    return found
+
+
+async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label]:
+    """Return what is there under labels; an empty one where nothing is."""
+    keys = groups(wanted)
+    found = {label: Label() for (part,) in keys for label in part}
+    for rows_ in await session.run(_POSTING, keys):
+        for label, record, run, mac, owner, owner_mac, owner_version in rows_:
+            here = found[label]
+            here.owner, here.owner_mac, here.owner_version = owner, owner_mac or b"", owner_version
+            if record:
+                here.entries.append((record, run, mac))
+            here.buried |= record == b"" or owner == b""
+    return found
+
+
+async def get(session: Session, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
+    """Return what is current of records. `epoch`: None where it has no wraps."""
+    wanted = list(dict.fromkeys(records))
+    found, wraps = await asyncio.gather(rows(session, wanted), _wraps(session, epoch, wanted))
+    asked, given = frozenset(classes), []
+    for record in wanted:
+        if here := found.get(record):
+            with_wraps = [_with_wraps(v.row, wraps) for v in here.versions]
+            given += current(with_wraps, asked)
+    return given
+
+
+def _with_wraps(row: StoredRow, wraps: dict[tuple[bytes, int, bytes], bytes]) -> StoredRow:
+    found = wraps.get((row.record, row.version, row.tag), NO_WRAPS)
+    return StoredRow(
+        row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s, row.sealed,
+        found, row.verified,
+    )  # fmt: skip
+
+
+async def _wraps(
+    session: Session, epoch: int | None, records: Iterable[bytes]
+) -> dict[tuple[bytes, int, bytes], bytes]:
+    if epoch is None:
+        return {}
+    select = f"SELECT record, version, tag, wraps FROM {{ks}}.wrap_{int(epoch)} WHERE record IN ?"  # noqa: S608 - a number
+    parts = await session.run(select, groups(records))
+    return {(record, version, tag): wraps for part in parts for record, version, tag, wraps in part}
+
+
+async def find(session: Session, wanted: Sequence[bytes]) -> list[Hit]:
+    """Return the taken labels, in the order of `wanted`.
+
+    A writer that was cut off may have left its entry beside another's: the one whose record names the label counts.
+    """
+    found = await labels(session, wanted)
+    shared = {record for label in found.values() if len(label.records()) > 1 for record in label.records()}
+    known = await rows(session, shared)
+    hits = []
+    for i, wanted_label in enumerate(wanted):
+        label = found[wanted_label]
+        live = {record: mac for record, _, mac in sorted(label.entries, reverse=True)}
+        if label.owner:
+            live = {label.owner: label.owner_mac}
+        named = [r for r in live if r in known and wanted_label in known[r].held()]
+        if live:
+            record = named[0] if named else min(live)
+            hits.append(Hit(i, record, live[record]))
+        elif label.buried:
+            hits.append(Hit(i, bytes(16), bytes(16)))
+    return hits
+
+
+def bucket(record: bytes) -> int:
+    """Return which part of a collection's listing a record is in: ascending, as records are."""
+    return int.from_bytes(record[:2]) * BUCKETS >> 16
+
+
+async def list_subjects(
+    session: Session, collection: int, subjects: Sequence[bytes], after: bytes, limit: int
+) -> list[bytes]:
+    """Return at most `limit` record ids greater than `after`, ascending."""
+    if subjects:
+        keys = [(subject, collection, after, limit) for subject in dict.fromkeys(subjects)]
+        return sorted({r for part in await session.run(_SUBJECT, keys) for (r,) in part})[:limit]
+    found: list[bytes] = []
+    start = bucket(after)
+    while start < BUCKETS and len(found) < limit:
+        stop = min(start + _BURSTS, BUCKETS)
+        parts = await session.run(_LISTING, [(collection, b, after, limit) for b in range(start, stop)])
+        found += [r for part in parts for (r,) in part]
+        start = stop
+    return found[:limit]
+
+
+async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]) -> Statistics:
+    """Return counts: reads the keys of all rows and postings."""
+    visible: Counter[bytes] = Counter()
+    unverified = 0
+    for record, version, verified, deleted in await session.scan(_ROW_KEYS):
+        if version is not None and (deleted is None or version > deleted):
+            visible[record] += 1
+            unverified += not verified
+    postings = {label for (label,) in await session.scan(_POSTING_KEYS)}
+    counts = (len(visible), visible.total(), len(postings))
+    size_bytes = max(disk_bytes, 16 * sum(counts))  # members write to their disks' tables from time to time
+    return Statistics(*counts, unverified, size_bytes, settings)

@@ -1,0 +1,149 @@
+"""Keyspace, tables and settings of the Cassandra engine, and what it refuses to run on (docs/store-cassandra.md)."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from cassandra.pool import Host
+
+from anwen.errors import PolicyError, StorageError
+from anwen.store.cassandra_session import Session
+
+REPLICAS = 3
+_TABLES = {
+    # a version of a record: visible when it is there, and above `deleted`
+    "row": "record blob, version bigint, body blob, verified boolean, deleted bigint static, "
+    "PRIMARY KEY (record, version)",
+    # `owner`: of a unique value, by conditional writes alone; `record`: of an exact one, empty for a tombstone
+    "posting": "label blob, record blob, run blob, mac blob, owner blob static, owner_mac blob static, "
+    "owner_version bigint static, PRIMARY KEY (label, record, run)",
+    "subject": "subject blob, collection bigint, record blob, PRIMARY KEY ((subject, collection), record)",
+    "listing": "collection bigint, bucket int, record blob, PRIMARY KEY ((collection, bucket), record)",
+}
+_WRAP = "record blob, version bigint, tag blob, wraps blob, PRIMARY KEY (record, version, tag)"
+_SETTINGS = ("commitlog_sync", "auto_snapshot")
+
+
+async def make(session: Session) -> None:
+    """Make keyspace and tables, unless they are there. Raises StorageError."""
+    if await _replication(session) is None:
+        await session.define(
+            f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(_zones(session))}"
+        )
+    there = await tables(session)
+    for name, columns in _TABLES.items():
+        if name not in there:
+            await _make_table(session, name, columns)
+
+
+async def tables(session: Session) -> set[str]:
+    """Return the names of the keyspace's tables."""
+    select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?"
+    (rows,) = await session.run(select, [(session.keyspace,)])
+    return {name for (name,) in rows}
+
+
+async def epochs(session: Session) -> list[int]:
+    """Return the epochs that have a table of wraps, ascending."""
+    return sorted(int(name[5:]) for name in await tables(session) if name.startswith("wrap_"))
+
+
+async def make_wrap_table(session: Session, epoch: int) -> None:
+    """Make an epoch's table of wraps, unless it is there."""
+    await _make_table(session, f"wrap_{int(epoch)}", _WRAP)
+
+
+async def _make_table(session: Session, name: str, columns: str) -> None:
+    # Two who make one table at a time give it two ids, and members that learnt of different ones never agree again:
+    # the id is a function of the name, so both make the same table.
+    table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"anwen/{session.keyspace}/{name}")
+    await session.define(
+        f"CREATE TABLE IF NOT EXISTS {session.keyspace}.{name} ({columns}) "
+        f"WITH ID = {table_id} AND speculative_retry = '50ms'"
+    )
+
+
+# --- promises ----------------------------------------------------------------------------------------------------
+
+
+async def check(session: Session) -> dict[str, str]:
+    """Return what durability and steadiness depend on, as the cluster states it. Raises PolicyError, StorageError."""
+    replication = await _replication(session)
+    if replication is None:
+        raise StorageError(f"store cassandra: no keyspace {session.keyspace}")
+    check_replication(replication, _zones(session))
+    found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items()))}
+    for host in session.cluster.metadata.all_hosts():
+        place = f"{host.datacenter}/{host.rack}/{host.address}"
+        values = await _settings(session, host)
+        found |= {f"{name} {place}": value for name, value in values.items()}
+        sync = values.get("commitlog_sync")
+        if sync not in (None, "batch", "group"):
+            raise PolicyError(f"store cassandra: {place}: commitlog_sync: expected batch or group, got {sync}")
+    return found
+
+
+def check_replication(replication: Mapping[str, str], zones: Mapping[str, Iterable[str]]) -> None:
+    """Raise PolicyError unless there are three replicas, each in a zone of its own.
+
+    Args:
+        replication: of the keyspace, as `system_schema.keyspaces` has it.
+        zones: racks of each data centre.
+    """
+    name = replication.get("class", "").rpartition(".")[2]
+    if name != "NetworkTopologyStrategy":
+        raise PolicyError(f"store cassandra: replication: expected NetworkTopologyStrategy, got {name}")
+    copies = {dc: int(number) for dc, number in replication.items() if dc != "class"}
+    if sum(copies.values()) < REPLICAS:
+        raise PolicyError(f"store cassandra: replication: expected {REPLICAS} or more, got {sum(copies.values())}")
+    for dc, number in copies.items():
+        racks = len(set(zones.get(dc, ())))
+        if number > racks:
+            raise PolicyError(f"store cassandra: replication: {number} replicas in {racks} zones of {dc}")
+
+
+async def _settings(session: Session, host: Host) -> dict[str, str]:
+    """Return a member's own settings; none of one that is down."""
+    names = ", ".join(f"'{name}'" for name in _SETTINGS)
+    select = f"SELECT name, value FROM system_views.settings WHERE name IN ({names})"  # noqa: S608 - our own names
+    try:
+        return dict(await session.member(host, select))
+    except StorageError:
+        return {}
+
+
+async def _replication(session: Session) -> dict[str, str] | None:
+    select = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?"
+    (rows,) = await session.run(select, [(session.keyspace,)])
+    return dict(rows[0][0]) if rows else None
+
+
+def _zones(session: Session) -> dict[str, set[str]]:
+    zones: dict[str, set[str]] = defaultdict(set)
+    for host in session.cluster.metadata.all_hosts():
+        zones[host.datacenter].add(host.rack)
+    return zones
+
+
+def _one_a_zone(zones: Mapping[str, Iterable[str]]) -> str:
+    """Return three replicas in three racks of a data centre, else one in each of three data centres."""
+    for dc, racks in sorted(zones.items()):
+        if len(set(racks)) >= REPLICAS:
+            return str({"class": "NetworkTopologyStrategy", dc: REPLICAS})
+    if len(zones) >= REPLICAS:
+        return str({"class": "NetworkTopologyStrategy"} | dict.fromkeys(sorted(zones)[:REPLICAS], 1))
+    raise PolicyError(f"store cassandra: replication: expected three zones, got {len(zones)} data centres")
+
+
+async def size_bytes(session: Session) -> int:
+    """Return what the members that answer have on disk, in whole MiB, all replicas together."""
+    select = f"SELECT mebibytes FROM system_views.disk_usage WHERE keyspace_name = '{session.keyspace}' ALLOW FILTERING"  # noqa: S608
+    total = 0
+    for host in session.cluster.metadata.all_hosts():
+        try:
+            total += sum(mebibytes for (mebibytes,) in await session.member(host, select))
+        except StorageError:
+            continue
+    return total << 20

@@ -1,0 +1,310 @@
+"""Statements to a Cassandra cluster: any quorum answers, a dead or hung member costs milliseconds.
+
+The driver answers in a thread of its own; a call wakes the event loop once, when all of its statements are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cassandra import ConsistencyLevel, DriverException, OperationTimedOut, WriteTimeout
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    HostDistance,
+    RetryPolicy,
+    RoundRobinPolicy,
+    SpeculativeExecutionPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.pool import Host
+from cassandra.query import PreparedStatement, tuple_factory
+
+from anwen.errors import PolicyError, StorageError
+
+Row = tuple[Any, ...]
+
+PROTOCOL = 4
+"""Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
+IN_FLIGHT = 128
+"""Statements of one call under way at a time."""
+CONNECT_S, REQUEST_S, HEARTBEAT_S, RECONNECT_S = 2.0, 4.0, 1.0, 1.0
+HEDGE_S, HEDGE_MOST_S, HEDGES = 0.05, 0.5, 2
+"""An idempotent statement without an answer after HEDGE_S, or four times the usual, goes to the next member, too."""
+RETRIES = 3
+_UNAVAILABLE = (DriverException, NoHostAvailable)
+_KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a node reaches the members: "store" of its `node.json`."""
+
+    contact_points: tuple[tuple[str, int], ...]
+    keyspace: str = "anwen"
+    zone: str = ""
+    login: tuple[str, str] | None = None
+    ca_file: Path | None = None
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, object], folder: Path) -> Settings:
+        """Return settings, paths relative to `folder`. Raises PolicyError."""
+        if unknown := settings.keys() - _KEYS:
+            raise PolicyError(f"store settings of cassandra: unknown {', '.join(sorted(unknown))}")
+        points, keyspace = settings.get("contact_points"), str(settings.get("keyspace", "anwen"))
+        if not isinstance(points, list) or not points:
+            raise PolicyError('store setting contact_points: expected a list of "address:port"')
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", keyspace):
+            raise PolicyError("store setting keyspace: expected [a-z][a-z0-9_]*, at most 40 characters")
+        if ("username" in settings) != ("password_file" in settings):
+            raise PolicyError("store settings username and password_file: expected both or none")
+        login = None
+        if "username" in settings:
+            login = (str(settings["username"]), _password(folder / str(settings["password_file"])))
+        ca_file = folder / str(settings["ca_file"]) if "ca_file" in settings else None
+        return cls(tuple(map(_address, points)), keyspace, str(settings.get("zone", "")), login, ca_file)
+
+
+def _address(point: object) -> tuple[str, int]:
+    host, _, port = str(point).rpartition(":")
+    if not host or not port.isdigit():
+        raise PolicyError(f'store setting contact_points: expected "address:port", got {point}')
+    return host.strip("[]"), int(port)
+
+
+def _password(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise PolicyError(f"store setting password_file: mode {mode:04o}, expected 0600")
+        return path.read_text().strip()
+    except OSError as error:
+        raise PolicyError(f"store setting password_file: {type(error).__name__}") from error
+
+
+class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no types
+    """Members of one's own zone (rack or data centre) first, then all others."""
+
+    def __init__(self, zone: str) -> None:
+        super().__init__()
+        self._zone = zone
+
+    def distance(self, host: Host) -> int:
+        own = not self._zone or self._zone in (host.rack, host.datacenter)
+        return int(HostDistance.LOCAL if own else HostDistance.REMOTE)
+
+    def make_query_plan(self, working_keyspace: str | None = None, query: object = None) -> Iterator[Host]:
+        hosts = list(super().make_query_plan(working_keyspace, query))
+        return iter(sorted(hosts, key=self.distance))
+
+
+class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
+    """Idempotent statements go to the next member; a conditional one that was cut off is looked at anew."""
+
+    def _again(self, query: Any, retry_num: int) -> tuple[int, Any]:
+        again = bool(query.is_idempotent) and retry_num < RETRIES
+        return (self.RETRY_NEXT_HOST if again else self.RETHROW), None
+
+    def on_read_timeout(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
+        return self._again(query, retry_num)
+
+    def on_write_timeout(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
+        return self._again(query, retry_num)
+
+    def on_request_error(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
+        return self._again(query, retry_num)
+
+
+class _Hedge(SpeculativeExecutionPolicy):  # type: ignore[misc]  # the driver has no types
+    """Asks the next member after a delay that follows the usual one: a busy cluster is not asked everything twice."""
+
+    def __init__(self) -> None:
+        self.usual_s = 0.0
+
+    def new_plan(self, _keyspace: object, _statement: object) -> _HedgePlan:
+        return _HedgePlan(min(max(HEDGE_S, 4 * self.usual_s), HEDGE_MOST_S))
+
+    def answered(self, seconds: float) -> None:
+        self.usual_s += (seconds - self.usual_s) / 64
+
+
+class _HedgePlan:
+    def __init__(self, delay_s: float) -> None:
+        self._delays_s = itertools.repeat(delay_s, HEDGES)
+
+    def next_execution(self, _host: Host) -> float:
+        return next(self._delays_s, -1.0)
+
+
+class Session:
+    """A connection to all members. Statements are prepared once; those with IF are sent once, and not hedged."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take settings; `open` connects."""
+        self.keyspace = settings.keyspace
+        self._hedge = _Hedge()
+        balance = TokenAwarePolicy(_ZoneFirst(settings.zone))
+        profile = ExecutionProfile(
+            load_balancing_policy=balance, retry_policy=_Retry(), consistency_level=ConsistencyLevel.QUORUM,
+            serial_consistency_level=ConsistencyLevel.SERIAL, request_timeout=REQUEST_S, row_factory=tuple_factory,
+            speculative_execution_policy=self._hedge,
+        )  # fmt: skip
+        tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
+        login = PlainTextAuthProvider(*settings.login) if settings.login else None
+        self.cluster = Cluster(
+            settings.contact_points, execution_profiles={EXEC_PROFILE_DEFAULT: profile}, auth_provider=login,
+            ssl_context=tls, protocol_version=PROTOCOL, connect_timeout=CONNECT_S, control_connection_timeout=CONNECT_S,
+            idle_heartbeat_interval=HEARTBEAT_S, idle_heartbeat_timeout=HEARTBEAT_S,
+            reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
+            max_schema_agreement_wait=CONNECT_S, monitor_reporting_enabled=False,
+        )  # fmt: skip
+        self._prepared: dict[str, PreparedStatement] = {}
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect. Raises StorageError."""
+        try:
+            self._session = await asyncio.to_thread(self.cluster.connect)
+        except (*_UNAVAILABLE, OSError) as error:
+            await self.close()
+            raise _error(error) from error
+        self._session.default_fetch_size = None
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self.cluster.shutdown)
+
+    async def define(self, statement: str) -> None:
+        """Change the schema; returns when the members that are up agree. Raises StorageError."""
+        await self._blocking(lambda: self._session.execute(statement, timeout=10 * REQUEST_S))
+
+    async def member(self, host: Host, statement: str) -> list[Row]:
+        """Return what one member says of itself. Raises StorageError."""
+        call = lambda: list(self._session.execute(statement, host=host, timeout=CONNECT_S))  # noqa: E731
+        rows: list[Row] = await self._blocking(call)
+        return rows
+
+    async def scan(self, statement: str) -> Iterator[Row]:
+        """Return all rows of a table, page by page as they are taken, in this thread. Raises StorageError."""
+        prepared = await self._prepare(statement)
+        bound = prepared.bind(())
+        bound.fetch_size = 2000
+        rows: list[Row] = await self._blocking(lambda: list(self._session.execute(bound, timeout=60.0)))
+        return iter(rows)
+
+    async def run(self, statement: str, keys: Sequence[Sequence[object]]) -> list[list[Row]]:
+        """Run one statement for each of `keys`; return their rows in the order of the keys.
+
+        Raises:
+            StorageError: one was not answered by a quorum; others may have been. Reads and writes may be repeated.
+        """
+        if not keys:
+            return []
+        return await _Flight(self._session, await self._prepare(statement), keys, self._hedge).run()
+
+    async def applied(self, statement: str, keys: Sequence[Sequence[object]]) -> list[bool]:
+        """Run a conditional statement for each of `keys`; return which are known to have been applied.
+
+        False also where the answer was lost: what became of it the next read or condition tells, as either settles a
+        round that was cut off.
+        """
+        found = await self.run(statement, keys)
+        return [bool(rows and rows[0][0]) for rows in found]
+
+    async def _prepare(self, statement: str) -> PreparedStatement:
+        if self._closed:
+            raise StorageError("store cassandra: closed")
+        if statement not in self._prepared:
+            text = statement.replace("{ks}", self.keyspace)
+            prepared = await self._blocking(lambda: self._session.prepare(text))
+            prepared.is_idempotent = " IF " not in statement
+            self._prepared[statement] = prepared
+        return self._prepared[statement]
+
+    async def _blocking(self, call: Any) -> Any:
+        try:
+            return await asyncio.to_thread(call)
+        except _UNAVAILABLE as error:
+            raise _error(error) from error
+
+
+class _Flight:
+    """One statement for many keys, IN_FLIGHT at a time; each answer sends the next from the driver's thread."""
+
+    def __init__(
+        self, session: Any, prepared: PreparedStatement, keys: Sequence[Sequence[object]], hedge: _Hedge
+    ) -> None:
+        self._session, self._prepared, self._hedge = session, prepared, hedge
+        self._queue: Iterable[tuple[int, Sequence[object]]] = iter(enumerate(keys))
+        self._rows: list[list[Row]] = [[]] * len(keys)
+        self._left = len(keys)
+        self._lock = threading.Lock()  # answers come in one thread, the first statements are sent from another
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> list[list[Row]]:
+        for _ in range(min(IN_FLIGHT, len(self._rows))):
+            self._send()
+        await self._done
+        return self._rows
+
+    def _send(self) -> None:
+        with self._lock:
+            index, key = next(iter(self._queue), (-1, ()))
+        if index < 0 or self._done.done():  # done: cancelled, or failed
+            return
+        begun = time.perf_counter()
+        try:
+            future = self._session.execute_async(self._prepared.bind(key))
+        except Exception as error:  # noqa: BLE001 - in the driver's thread there is nobody else to tell
+            self._failed(error, index)
+            return
+        future.add_callbacks(self._answered, self._failed, callback_args=(index, begun), errback_args=(index,))
+
+    def _answered(self, rows: list[Row] | None, index: int, begun: float) -> None:
+        self._hedge.answered(time.perf_counter() - begun)
+        self._rows[index] = rows or []
+        self._one_less()
+        self._send()
+
+    def _failed(self, error: BaseException, index: int) -> None:
+        lost = isinstance(error, (OperationTimedOut, WriteTimeout)) and not self._prepared.is_idempotent
+        if not lost:
+            self._wake(_error(error))
+            return
+        self._rows[index] = []
+        self._one_less()
+        self._send()
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._wake(None)
+
+    def _wake(self, error: Exception | None) -> None:
+        def settle() -> None:
+            if self._done.done():
+                return
+            if error is None:
+                self._done.set_result(None)
+            else:
+                self._done.set_exception(error)
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(settle)
+
+
+def _error(error: BaseException) -> Exception:
+    return StorageError(f"store cassandra: {type(error).__name__}")  # its text may hold keys
