@@ -28,18 +28,32 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "supervisor": {"errors", "model", "net", "keeper.coordinator", "vault_folder"},
     "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
     "access": {"errors", "client", "vault_folder", "embedded"},
+    "signing": {"errors", "model", "formats", "net", "vault_folder"},
     "backup": {"errors", "model", "formats", "store", "client", "node"},
     "rehearse": {
-        "errors", "model", "client", "sample", "vault_folder", "supervisor", "access", "policy", "formats", "net", "store",
+        "errors", "model", "client", "sample", "vault_folder", "supervisor", "signing", "access", "policy", "formats", "net", "store",
     },
     "cli": {
-        "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "access", "policy", "formats",
+        "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "signing", "access", "policy", "formats",
         "net", "backup", "rehearse",
     },
 }  # fmt: skip
 
 LATER = {"rehearse", "backup"}
-LATER_MODULES = ("cassandra", "postgresql", "backup", "copying", "doctor_", "inspecting", "logs", "metrics", "sqlite_copy")
+LATER_MODULES = (
+    "cassandra",
+    "postgresql",
+    "asking",
+    "backup",
+    "copying",
+    "deadline",
+    "doctor_",
+    "health",
+    "inspecting",
+    "logs",
+    "metrics",
+    "sqlite_copy",
+)
 
 OPENS = {"crypto.prf", "crypto.prf_input", "crypto.dprf", "crypto.envelope", "crypto.blind_index"}
 """What can evaluate a key or open an envelope: out of reach for nodes and stores."""

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anwen.cli.signing import replace
 from anwen.errors import ConflictError, MalformedError
 from anwen.files import FileFormat, Span
+from anwen.signing import replace
 
 HEAD_BYTES = 2**20
 SAME = ("file", "size", "head", "vault", "collection", "mapping", "file_format")

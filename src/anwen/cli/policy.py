@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from anwen.cli import doctor_services, failures, output, signing
+from anwen import signing
+from anwen.cli import doctor_services, failures, output
 from anwen.cli.settings import EXISTING, Settings, cli, settings_of
 from anwen.errors import AnwenError, PolicyError
 from anwen.formats import policy_chain, policy_file
