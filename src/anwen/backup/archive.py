@@ -15,8 +15,9 @@ import re
 import secrets
 import shutil
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,10 +29,8 @@ from anwen.store.copying import BULK, Batch, Copying, Row, columns
 FORMAT = 1
 PARTS = ("bulk", "wraps")
 MANIFEST = "manifest.json"
-_ROWS = 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _COMMON = ("format", "backup", "vault", "made", "policy", "engine")
-_INT, _LENGTH = struct.Struct(">q"), struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,12 @@ class Backup:
         kinds, left = columns(name), self.rows()[name]
         try:
             with path.open("rb") as file:
-                while left > 0:
-                    yield [_decode(file, kinds) for _ in range(min(left, _ROWS))]
-                    left -= _ROWS
+                while left:
+                    rows = _decode(file, kinds)
+                    left -= len(rows)
+                    if not rows or left < 0:
+                        raise MalformedError(f"backup: {name} has other rows than its manifest says")
+                    yield rows
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}") from error
 
@@ -64,25 +66,35 @@ class Backup:
         return ((name, rows) for name in self.rows() for rows in self.table(name))
 
 
-def _encode(row: Row) -> bytes:
-    parts = []
-    for value in row:
-        parts.append(_INT.pack(value) if isinstance(value, int) else _LENGTH.pack(len(value)) + value)
+def _encode(kinds: str, rows: Sequence[Row]) -> bytes:
+    """Return rows as a batch: their number, and each column as one array."""
+    count = len(rows)
+    parts = [struct.pack(">I", count)]
+    for kind, column in zip(kinds, zip(*rows, strict=True), strict=True):
+        if kind == "i":
+            parts.append(struct.pack(f">{count}q", *column))
+        else:
+            parts += [struct.pack(f">{count}I", *map(len, column)), *column]
     return b"".join(parts)
 
 
-def _decode(file: IO[bytes], kinds: str) -> Row:
-    return tuple(_int(file) if kind == "i" else _exactly(file, _LENGTH.unpack(_exactly(file, 4))[0]) for kind in kinds)
-
-
-def _int(file: IO[bytes]) -> int:
-    return int(_INT.unpack(_exactly(file, 8))[0])
+def _decode(file: IO[bytes], kinds: str) -> list[Row]:
+    (count,) = struct.unpack(">I", _exactly(file, 4))
+    found: list[Sequence[int | bytes]] = []
+    for kind in kinds:
+        if kind == "i":
+            found.append(struct.unpack(f">{count}q", _exactly(file, 8 * count)))
+        else:
+            sizes = struct.unpack(f">{count}I", _exactly(file, 4 * count))
+            data, ends = _exactly(file, sum(sizes)), accumulate(sizes)
+            found.append([data[end - size : end] for size, end in zip(sizes, ends, strict=True)])
+    return list(zip(*found, strict=True))
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
-        raise MalformedError("backup: a table's last row is cut")
+        raise MalformedError("backup: a table is cut")
     return data
 
 
@@ -134,7 +146,7 @@ async def _write(store: Copying, files: Mapping[str, bytes], about: Mapping[str,
             path = folder / ("bulk" if name in BULK else "wraps") / name
             if path not in written:
                 written[path] = _File(path, still_open)
-            written[path].add(b"".join(map(_encode, rows)), len(rows))
+            written[path].add(_encode(columns(name), rows), len(rows))
         known = {path: file.finish() for path, file in written.items()}
         for part in PARTS:
             of_part = {path.name: said for path, said in known.items() if path.parent.name == part}
