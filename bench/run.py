@@ -25,7 +25,7 @@ import report
 from floors import Floors
 from rules import Rounds
 
-SUITES = ("keeper", "bulk", "single", "lookup", "overload")
+SUITES = ("keeper", "bulk", "single", "lookup", "overload", "engines")
 QUICK_SUITES = ("keeper", "bulk", "single")
 
 

@@ -20,11 +20,11 @@ TEMPLATE = Path(__file__).parents[1] / "bench.toml"
 NAME = "anwen_sqlite"
 
 
-def create(path: Path) -> VaultFolder:
+def create(path: Path, shape: Shape | None = None) -> VaultFolder:
     """Make a fresh vault of the benchmark's policy in `path`."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True, mode=0o700)
-    vault_folder._fill(path, TEMPLATE.read_text(encoding="utf-8"), path.name, Shape())
+    vault_folder._fill(path, TEMPLATE.read_text(encoding="utf-8"), path.name, shape or Shape())
     return VaultFolder(path)
 
 
