@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anwen.client import health as h
-from anwen.client.asking import Calls, first_of
+from anwen.client.asking import Background, Calls, first_of
 from anwen.client.health import Estimate, Health
 from anwen.errors import DeniedError, GrantError, MalformedError, OverloadedError, UnavailableError
 
@@ -77,8 +77,10 @@ def test_probes_go_out_one_at_a_time_ever_more_slowly_and_an_answer_ends_them():
         if health.to_probe([A], now) == [A]:
             assert health.to_probe([A], now) == []
             sent.append(now)
+            health.sent(A)
+            assert health.to_probe([A], now + 9) == []  # one is under way
             health.failed(A, now)
-            health.probed(A)
+            health.ended(A)
     gaps = [b - a for a, b in itertools.pairwise(sent)]
     assert max(gaps) <= h.LAST_PROBE_S + 0.02
     assert gaps[0] < 0.15 < 0.9 < gaps[-1]
@@ -138,7 +140,11 @@ class Nodes:
 
 
 async def race(nodes, health=None):
-    return await first_of(health or Health(0.01, 0.02, 0.0), "node_get", 1, [A, B, C], nodes.ask)
+    health, background = health or Health(0.01, 0.02, 0.0), Background(0.05)
+    try:
+        return await first_of(Calls(health, background, "node_get"), health, 1, [A, B, C], nodes.ask)
+    finally:
+        await asyncio.sleep(0.1)
 
 
 async def test_one_answer_costs_one_request():
@@ -176,7 +182,6 @@ async def test_when_none_answers_the_error_says_when_to_come_again_if_any_did():
 async def test_a_silent_node_is_passed_over_cancelled_and_asked_last_from_then_on():
     nodes, health = Nodes(a=30.0, b=0.0, c=0.0), Health(0.01, 0.02, 0.0)
     assert await race(nodes, health) == "b"
-    await asyncio.sleep(0)
     assert nodes.cancelled == ["a"]
     assert await race(nodes, health) == "b"
     assert nodes.asked == ["a", "b", "b"]
@@ -193,13 +198,18 @@ async def test_without_hedges_left_a_late_node_is_waited_for_unless_it_becomes_s
     assert await waiting == "b"
 
 
-async def test_calls_given_up_leave_nothing_behind():
-    nodes = Nodes(a=30.0, b=UnavailableError("x"))
-    calls = Calls(Health(0.01, 0.02, 0.0), "node_get")
-    calls.start(A, 1, nodes.ask(A))
-    calls.start(B, 1, nodes.ask(B))
-    await asyncio.sleep(0.01)
-    calls.give_up()
+async def test_what_is_given_up_lingers_for_a_while_and_close_ends_it_at_once():
+    nodes, background = Nodes(a=0.02, b=30.0, c=30.0), Background(0.1)
+    calls = Calls(Health(0.01, 0.02, 0.0), background, "node_get")
+    ended = [calls.start(r, 1, nodes.ask(r)) for r in (A, B)]
     await asyncio.sleep(0)
-    assert nodes.cancelled == ["a"]
+    calls.give_up()
+    await asyncio.wait(ended)
+    assert nodes.cancelled == ["b"]
+    last = Calls(Health(0.01, 0.02, 0.0), background, "node_get")
+    last.start(C, 1, nodes.ask(C))
+    await asyncio.sleep(0)
+    last.give_up()
+    await background.close()
+    assert nodes.cancelled == ["b", "c"]
     assert len(asyncio.all_tasks()) == 1

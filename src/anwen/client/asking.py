@@ -1,7 +1,7 @@
 """Several recipients asked for one thing: who is asked first, who when one fails or is late, and when it is enough.
 
-First answers win; what is then still under way is cancelled, its connection with it, and whoever was silent meanwhile
-is suspect from then on (`health`).
+First answers win. Who was silent meanwhile is suspect from then on (`health`); what he was asked lingers for a second,
+as connections that are cut and made anew are what an overload could least bear.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -23,40 +23,66 @@ if TYPE_CHECKING:
     from anwen.client.session import Session
 
 T = TypeVar("T")
+LINGER_S = 1.0
+
+
+class Background:
+    """Requests that nobody waits for: each ends by itself, or is cancelled after a second, or at `close`."""
+
+    def __init__(self, linger_s: float = LINGER_S) -> None:
+        self._linger_s = linger_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        """Let a request linger."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        asyncio.get_running_loop().call_later(self._linger_s, task.cancel)
+
+    async def close(self) -> None:
+        """Cancel all, and wait until they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Calls(Generic[T]):
     """Requests of one operation under way."""
 
-    def __init__(self, health: Health, op: str) -> None:
-        self._health, self._op = health, op
+    def __init__(self, health: Health, background: Background, op: str) -> None:
+        self._health, self._background, self._op = health, background, op
         self._under_way: dict[asyncio.Task[T], tuple[str, float, float]] = {}
         self._late_at_s = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._under_way)
 
-    def start(self, recipient: str, size: int, work: Coroutine[Any, Any, T]) -> None:
-        """Start a request of `size` bytes."""
+    def start(self, recipient: str, size: int, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Return a request of `size` bytes, started."""
         now_s = time.monotonic()
         late_at_s = now_s + self._health.delay_s(recipient, self._op, size)
         task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may wait for it any more
         self._under_way[task] = (recipient, now_s, late_at_s)
         self._late_at_s = max(self._late_at_s, late_at_s)
+        return task
 
     def late_in_s(self, least_s: float = 0.0) -> float:
         """Return in how many seconds what is under way is late; at the least until `least_s`."""
         return max(0.0, max(self._late_at_s, least_s) - time.monotonic())
 
-    def may_move_on(self) -> bool:
-        """Return whether all that is under way is late and somebody else may be asked besides."""
+    def may_move_on(self, others: Iterable[str]) -> bool:
+        """Return whether all that is under way is late and `others` may be asked besides.
+
+        Free of charge from a suspect to somebody trusted; else it counts as a hedge.
+        """
         now_s = time.monotonic()
         if now_s < self._late_at_s:
             return False
         trusted = all(self._health.trusted(r, now_s) for r, *_ in self._under_way.values())
-        if trusted and not self._health.may_hedge():
-            self._late_at_s = now_s + self._health.least_s  # it may have become suspect by then
+        free = not trusted and any(self._health.trusted(r, now_s) for r in others)
+        if not free and not self._health.may_hedge():
+            self._late_at_s = now_s + self._health.least_s  # what is free may have changed by then
             return False
         return True
 
@@ -66,16 +92,16 @@ class Calls(Generic[T]):
         return [(self._under_way.pop(task)[0], task) for task in done]
 
     def give_up(self) -> None:
-        """Cancel what is still under way."""
+        """Wait no longer for what is still under way."""
         now_s = time.monotonic()
         for task, (recipient, sent_s, late_at_s) in self._under_way.items():
-            task.cancel()
+            self._background.add(task)
             if now_s >= late_at_s:
                 self._health.given_up(recipient, sent_s=sent_s, now_s=now_s)
 
 
 async def first_of(
-    health: Health, op: str, size: int, recipients: Sequence[str], ask: Callable[[str], Coroutine[Any, Any, T]]
+    calls: Calls[T], health: Health, size: int, recipients: Sequence[str], ask: Callable[[str], Coroutine[Any, Any, T]]
 ) -> T:
     """Return the first answer; the next recipient is asked when one fails, refuses or is late.
 
@@ -83,7 +109,7 @@ async def first_of(
 
     Raises: the refusal; else UnavailableError: none answered.
     """
-    calls, errors = Calls[T](health, op), dict[str, AnwenError]()
+    errors: dict[str, AnwenError] = {}
     left = deque(health.trusted_first(recipients, time.monotonic()))
     try:
         move_on = True
@@ -92,7 +118,7 @@ async def first_of(
                 recipient = left.popleft()
                 calls.start(recipient, size, ask(recipient))
             done = await calls.ended(calls.late_in_s() if left else None)
-            move_on = not done and calls.may_move_on()
+            move_on = not done and calls.may_move_on(left)
             for recipient, task in done:
                 try:
                     answer = task.result()
@@ -128,7 +154,8 @@ async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[s
     first = trusted if len(trusted) >= threshold else list(keepers)
     left = [k for k in keepers if k not in first]
     send = session.siblings(op, purpose, body)
-    calls, answers, failed = Calls[Answer](session.health, op), dict[str, Answer](), dict[str, BaseException]()
+    calls: Calls[Answer] = session.calls(op)
+    answers, failed = dict[str, Answer](), dict[str, BaseException]()
     grace_at_s = time.monotonic() + session.timing.grace_s
     try:
         for keeper in first:
@@ -145,7 +172,7 @@ async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[s
                     failed[keeper] = error
                 else:
                     answers[keeper] = task.result()
-            if len(answers) < threshold and left and (failed or calls.may_move_on()):
+            if len(answers) < threshold and left and (failed or calls.may_move_on(f"keeper/{k}" for k in left)):
                 for keeper in left:
                     calls.start(f"keeper/{keeper}", len(body), send(keeper))
                 left = []
@@ -163,7 +190,8 @@ class Asking:
         self, session: Session, op: str, purpose: str, body_for: Callable[[Rows], bytes], found: Round
     ) -> None:
         self.session, self.op, self.purpose, self.body_for, self.found = session, op, purpose, body_for, found
-        self.calls = Calls[tuple[Rows, Answer]](session.health, op)
+        self.calls: Calls[Answer] = session.calls(op)
+        self.rows: dict[asyncio.Task[Answer], Rows] = {}
         self.asked: dict[str, Rows] = {k: np.empty(0, np.intp) for k in session.policy.keepers}
         self.failed: dict[str, BaseException] = {}
         self.jti = session.random(16)
@@ -177,19 +205,22 @@ class Asking:
         self.asked[keeper] = np.union1d(self.asked[keeper], rows)
         body = self.body_for(rows)
         sending = self.session.send(keeper, self.op, self.purpose, body, jti)
-        self.calls.start(f"keeper/{keeper}", len(body), _with(rows, sending))
+        self.rows[self.calls.start(f"keeper/{keeper}", len(body), sending)] = rows
         return True
 
     async def until_covered(self) -> None:
         """Wait until every row has t answers; ask others for what fails or is late."""
         all_asked = False
         while len(missing := self.found.uncovered()):
-            all_asked = all_asked or bool(self.failed) or not self.calls or self.calls.may_move_on()
+            all_asked = all_asked or bool(self.failed) or not self.calls or self._may_move_on()
             if all_asked:
                 helping = [self.start(k, missing) for k in self.session.policy.keepers]
                 if not any(helping) and not self.calls:
                     raise self.session.why(self.failed)
             await self._take(None if all_asked else self.calls.late_in_s())
+
+    def _may_move_on(self) -> bool:
+        return self.calls.may_move_on(f"keeper/{k}" for k, rows in self.asked.items() if not len(rows))
 
     async def all(self, within_s: float) -> None:
         """Wait for all that was asked; failures, and what takes longer, are left out."""
@@ -201,11 +232,6 @@ class Asking:
         for recipient, task in await self.calls.ended(within_s):
             _, _, keeper = recipient.partition("/")
             try:
-                rows, answer = task.result()
-                self.found.add(keeper, answer, rows)
+                self.found.add(keeper, task.result(), self.rows[task])
             except AnwenError as error:
                 self.failed[keeper] = error
-
-
-async def _with(rows: Rows, sending: Coroutine[Any, Any, Answer]) -> tuple[Rows, Answer]:
-    return rows, await sending

@@ -19,7 +19,7 @@ FIRST_PROBE_S, LAST_PROBE_S = 0.05, 1.0
 WARM_S = 15.0
 """A recipient that was not heard for so long is probed, too: its connection is there when it is needed."""
 
-HEDGES, HEDGES_AT_ONCE = 0.1, 20.0
+HEDGES, HEDGES_AT_ONCE = 0.1, 10.0
 """At most so many second requests for each answer, and in reserve: an overload must not be doubled by impatience."""
 
 
@@ -53,7 +53,7 @@ class _Known:
     rests_until_s: float = 0.0  # it said when to come again
     probe_at_s: float = 0.0
     pause_s: float = FIRST_PROBE_S
-    probing: bool = False
+    under_way: int = 0
 
 
 @dataclass
@@ -106,19 +106,28 @@ class Health:
         return True
 
     def to_probe(self, recipients: Sequence[str], now_s: float) -> list[str]:
-        """Return the recipients that are to be probed now; `probed` has to be called for each in the end."""
+        """Return the recipients that are to be probed now: those of which nothing is under way that would show it."""
         due = [r for r in recipients if self._is_due(self._of(r), now_s)]
         for recipient in due:
-            self._known[recipient].probing = True
+            known = self._known[recipient]
+            known.probe_at_s = now_s + known.pause_s
         return due
 
     @staticmethod
     def _is_due(known: _Known, now_s: float) -> bool:
-        if known.probing or known.rests_until_s > now_s:
+        if known.under_way or now_s < max(known.probe_at_s, known.rests_until_s):
             return False
-        return now_s >= known.probe_at_s if known.suspect else now_s - known.heard_s > WARM_S
+        return known.suspect or now_s - known.heard_s > WARM_S
 
     # --- what came of it ---------------------------------------------------------------------------------------
+
+    def sent(self, recipient: str) -> None:
+        """Note that a request is under way, until `ended`."""
+        self._of(recipient).under_way += 1
+
+    def ended(self, recipient: str) -> None:
+        """Note that a request is under way no more."""
+        self._of(recipient).under_way -= 1
 
     def answered(self, recipient: str, op: str, size: int, *, sent_s: float, now_s: float) -> None:
         """Note an answer. A suspect that is slow to answer stays one."""
@@ -151,10 +160,6 @@ class Health:
         known = self._of(recipient)
         if known.heard_s < sent_s and not known.suspect:
             self.failed(recipient, now_s)
-
-    def probed(self, recipient: str) -> None:
-        """Note that a probe has ended; how, `answered` or `failed` said."""
-        self._of(recipient).probing = False
 
 
 def _size_class(size: int) -> int:

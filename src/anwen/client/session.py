@@ -8,6 +8,7 @@ or is late. What fails for want of answers is asked again, under fresh grants, u
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from anwen.client.asking import Asking, all_of, first_of
+from anwen.client.asking import Asking, Background, Calls, all_of, first_of
 from anwen.client.health import Health
 from anwen.client.quorum import Bytes, Flags, Report, Round, Rows, choose
 from anwen.client.transport import Transport
@@ -45,7 +46,6 @@ log = logging.getLogger("anwen.client")
 
 T = TypeVar("T")
 GRANT_LIFE_S = 60
-PROBE_S = 1.0
 SETTLING_S = 2.0
 """How long a contradiction waits for the keepers that could settle it."""
 
@@ -83,7 +83,7 @@ class Session:
         if self.policy.expires_s <= self.clock():
             raise PolicyError(f"policy version {self.policy.version} has expired: officers must sign the next one")
         self.health = Health(self.timing.least_s, self.timing.most_s, time.monotonic())
-        self._probes: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._turn = random.randrange(1 << 16)  # noqa: S311 - spreads clients over nodes
         self._closed = False
         self._current: tuple[int, int] | None = None
@@ -110,10 +110,15 @@ class Session:
 
         return send
 
-    async def _call(self, recipient: str, op: str, grant: str, body: bytes, timeout_s: float = 0.0) -> bytes:
+    def calls(self, op: str) -> Calls[Any]:
+        """Return a collection of requests, still empty."""
+        return Calls(self.health, self._background, op)
+
+    async def _call(self, recipient: str, op: str, grant: str, body: bytes) -> bytes:
         sent_s = time.monotonic()
+        self.health.sent(recipient)
         try:
-            answer = await self.transport.call(recipient, op, grant, body, timeout_s or self.timing.request_s)
+            answer = await self.transport.call(recipient, op, grant, body, self.timing.request_s)
         except OverloadedError as error:
             self.health.refused(recipient, error.retry_after_s or FIRST_PAUSE_S, time.monotonic())
             raise
@@ -123,6 +128,8 @@ class Session:
         except AnwenError:
             self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
             raise
+        finally:
+            self.health.ended(recipient)
         self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
         return answer
 
@@ -145,29 +152,22 @@ class Session:
         """Ask for a sign of life those recipients that are asked for nothing else at present."""
         names = [*(f"keeper/{k}" for k in self.policy.keepers), *(f"node/{n}" for n in self.policy.nodes)]
         for recipient in self.health.to_probe(names, time.monotonic()):
-            task = asyncio.get_running_loop().create_task(self._ask_state(recipient, purpose))
-            self._probes.add(task)
-            task.add_done_callback(self._probes.discard)
+            self._background.add(asyncio.get_running_loop().create_task(self._ask_state(recipient, purpose)))
 
     async def _ask_state(self, recipient: str, purpose: str) -> None:
         kind, _, name = recipient.partition("/")
         vault, body = self.policy.vault, wire.encode("state", self.random(wire.SALT_BYTES))
         audience = grants.node_audience(vault) if kind == "node" else grants.keeper_audience(vault, name)
         try:
-            await self._call(recipient, "state", self.grant(audience, purpose, body), body, PROBE_S)
-        except UnavailableError:
-            pass  # noted where it was called
-        except AnwenError:
-            self.health.failed(recipient, time.monotonic())
-        finally:
-            self.health.probed(recipient)
+            await self._call(recipient, "state", self.grant(audience, purpose, body), body)
+        except AnwenError as error:
+            if not isinstance(error, UnavailableError):  # that is noted already
+                self.health.failed(recipient, time.monotonic())
 
     async def close(self) -> None:
         """End probes and let go of all connections."""
         self._closed = True
-        for task in self._probes:
-            task.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        await self._background.close()
         await self.transport.close()
 
     async def node(self, op: str, purpose: str, body: bytes, answer: str) -> wire.Message:
@@ -175,9 +175,8 @@ class Session:
 
         async def attempt() -> bytes:
             grant = self.grant(grants.node_audience(self.policy.vault), purpose, body)
-            return await first_of(
-                self.health, op, len(body), self._nodes(), lambda node: self._call(node, op, grant, body)
-            )
+            ask = functools.partial(self._call, op=op, grant=grant, body=body)
+            return await first_of(self.calls(op), self.health, len(body), self._nodes(), ask)
 
         return wire.decode(await self._until_answered(purpose, attempt), answer)
 

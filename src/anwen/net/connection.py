@@ -20,7 +20,7 @@ from anwen.net import http1, tls
 
 MAX_BODY_BYTES = 64 * 2**20
 CONNECT_S = 1.0
-"""For TCP and TLS together; whoever does not even shake hands is not waited for as an answer is."""
+"""For TCP alone: the other end's kernel answers, however busy its process is. TLS belongs to the time of the answer."""
 
 _abandoned: list[object] = []
 """Connections of a parent process: closing them here would end its TLS sessions or upset its event loop."""
@@ -115,17 +115,14 @@ class Pool:
         return result
 
     async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await self._shake_hands()
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._context, self._max_answer_bytes), self._host, self._port
+                )
         except TimeoutError as error:
             raise UnavailableError(f"{self.address}: no connection within {CONNECT_S:g} s") from error
-
-    async def _shake_hands(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: _Connection(self._context, self._max_answer_bytes), self._host, self._port
-        )
         self._all.add(connection)
         try:
             await connection.ready
@@ -232,9 +229,10 @@ class _Connection(asyncio.Protocol):
         begun = bool(self._head)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error or (UnavailableError("the answer broke off") if begun else _StaleError()))
+            self._answer.exception()  # whoever waited for it may have been cancelled, here and below
         if not self.ready.done():
             self.ready.set_exception(error or UnavailableError("closed during the handshake"))
-            self.ready.exception()  # whoever waited for it may have been cancelled
+            self.ready.exception()
             self.ready.exception()  # whoever waited for it may have given up
         self.transport.abort()
 
