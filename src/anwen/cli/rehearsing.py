@@ -21,7 +21,7 @@ from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
 from anwen.rehearse.outage.zones import ZONES
 
 QUICK = Rehearsal(
-    faults=("kill", "partition"), zones=("a",), runs=1, seconds=3, before_s=3, after_s=3, every_s=0.1, people=300
+    faults=("kill", "partition"), zones=("a",), runs=1, seconds=3, before_s=3, after_s=3, every_s=0.2, people=300
 )
 
 
@@ -36,6 +36,7 @@ def rehearse_group() -> None:
 @click.option("--zone", "zones", multiple=True, type=click.Choice(ZONES), help="Only this one; repeatable.")
 @click.option("--runs", type=click.IntRange(min=1), help="How often each fault hits each zone (default: 3).")
 @click.option("--seconds", type=click.FloatRange(min=1), help="How long each fault lasts (default: by fault).")
+@click.option("--every", "every_s", type=click.FloatRange(min=0.01), help="Seconds between a client's steps (0.05).")
 @click.option("--seed", type=int, default=1, show_default=True, help="Draws the moments at which faults begin.")
 @click.option("--quick", is_flag=True, help="Kill and partition, one zone, once, for a few seconds.")
 @click.option("--break", "broken", type=click.Choice(BREAKS), help="Break the vault: it must be seen.")

@@ -8,6 +8,7 @@ line of JSON, an `Operation` each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -23,7 +24,7 @@ import anwen
 from anwen.client.records import Record
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import AnwenError, NotFoundError
+from anwen.errors import AnwenError, NotFoundError, UnavailableError
 from anwen.rehearse.outage.figures import OK, Operation
 from anwen.sample.people import People
 
@@ -36,6 +37,7 @@ SEED = 1
 BREAKS = ("acknowledge-early", "stale")
 _LOST_EVERY = 20
 _CHUNK = 512
+WARM_TRIES = 15
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,12 @@ class Client:
         self.file.close()
 
     async def warm(self) -> None:
-        """Connect to all and fetch what is fetched once."""
-        await self._seen(self.plan.hot[0])
-        await self._found(self._known[0])
+        """Connect to all and fetch what is fetched once. What fails to be there in time shows in the pace."""
+        for _ in range(WARM_TRIES):
+            with contextlib.suppress(UnavailableError):
+                await self._seen(self.plan.hot[0])
+                await self._found(self._known[0])
+                return
 
     async def _timed(self, kind: str, key: str, planned: float, work: Awaitable[int], number: int = 0) -> bool:
         """Log one operation; return whether it succeeded. `number`: what is written if it fails."""

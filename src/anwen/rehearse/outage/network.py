@@ -152,9 +152,8 @@ class Namespaces:
 
     def mend(self, zone: str) -> None:
         port = self._port(zone)
-        if relay := self._relays.pop(zone, None):
-            relay.kill()
-            relay.wait()
+        if zone in self._relays:
+            self._end_relay(zone)
             _ip("link", "del", f"{self.name}r{zone}")
         with contextlib.suppress(UnavailableError):  # there is none
             _run("tc", "qdisc", "del", "dev", port, "root")
@@ -162,6 +161,10 @@ class Namespaces:
         for host in self.hosts.values():
             with contextlib.suppress(UnavailableError):  # was not cut off from it
                 _ip("-n", self._namespace(zone), "route", "del", "blackhole", host)
+
+    def _end_relay(self, zone: str) -> None:
+        with self._relays.pop(zone) as relay:
+            relay.kill()
 
     def mount(self, folder: Path, size_bytes: int) -> None:
         _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", str(folder))
@@ -171,9 +174,8 @@ class Namespaces:
         for folder in self._mounts:
             with contextlib.suppress(UnavailableError):
                 _run("umount", "--lazy", str(folder))
-        for relay in self._relays.values():
-            relay.kill()
-            relay.wait()
+        for zone in list(self._relays):
+            self._end_relay(zone)
         for zone in self.hosts:
             links = (("link", "del", self._port(zone)), ("link", "del", f"{self.name}r{zone}"))
             for gone in (*links, ("netns", "del", self._namespace(zone))):

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from anwen.errors import UnavailableError
+from anwen.client.vault import AsyncVault
+from anwen.errors import ConflictError, StorageError, UnavailableError
 from anwen.rehearse.outage import check, figures, load
 from anwen.rehearse.outage.databases import database
 from anwen.rehearse.outage.faults import FAULTS, WHOLE_S, Fault, NotProvedError
@@ -26,6 +27,7 @@ from anwen.rehearse.outage.zones import (
     clock_library,
     clock_prefix,
     make_folder,
+    member_folders,
     use_database,
 )
 from anwen.store import engines
@@ -34,8 +36,9 @@ BREAKS = (*load.BREAKS, "forget")
 """Ways to break the vault or its client on purpose: a rehearsal that does not see them sees nothing."""
 
 READY_S = 60.0
+BATCH, PUT_TRIES = 128, 10
 DISK_BYTES = {"sqlite": 2**25}
-SERVERS_DISK_BYTES = 3 * 2**29
+SERVERS_DISK_BYTES = 2**29
 PROMISED: Mapping[str, Collection[str]] = {
     "cassandra": {"gap", "p99", "errors"},
     "sqlite": {"errors"},
@@ -174,7 +177,7 @@ async def _running(path: Path, settings: Settings, links: Network, wanted: Seque
     def prefix(zone: str) -> list[str]:
         return [*links.prefix(zone), *clock_prefix(folder, zone, library)]
 
-    servers = database(settings.engine, path.with_name("store"), links.hosts, prefix)
+    servers = database(settings.engine, member_folders(folder, path.with_name("store")), links.hosts, prefix)
     use_database(folder, servers)
     zones = await Zones.start(folder, links, servers, prefix)
     try:
@@ -214,11 +217,10 @@ class _Rehearsal:
         hot = load.CLIENTS * load.HOT_EACH
         rows[:hot] = [{"id_number": r["id_number"], "name": r["name"], **load.contact(r, 0)} for r in rows[:hot]]
         async with self.zones.connect(READY_S) as vault:
-            stored = [s for i in range(0, len(rows), 512) for s in await vault.put_many("person", rows[i : i + 512])]
-        for one in stored:
-            if one.error:
-                raise one.error
-        self.hot = tuple(s.record for s in stored[:hot])
+            for start in range(0, len(rows), BATCH):
+                await _put(vault, rows[start : start + BATCH])
+            there = await vault.find_many("person", "id_number", [r["id_number"] for r in rows[:hot]])
+        self.hot = tuple(record.id for (record,) in there)
         self.known = dict.fromkeys(self.hot, 0) | {str(r["id_number"]): 1 for r in rows}
         self.people = {str(r["id_number"]): r for r in rows[hot:]}
 
@@ -334,6 +336,23 @@ class _Rehearsal:
             await store.delete([(bytes.fromhex(found[0].id), found[0].version)])
         finally:
             await store.close()
+
+
+async def _put(vault: AsyncVault, rows: Sequence[Mapping[str, object]]) -> None:
+    """Store people, patiently: servers that have just started are slow. Raises what a row's error is at last."""
+    for tries in range(PUT_TRIES):
+        try:
+            results = await vault.put_many("person", rows)
+        except (UnavailableError, StorageError):
+            if tries == PUT_TRIES - 1:
+                raise
+            continue
+        # taken: by an earlier try that was not acknowledged
+        errors = [r.error for r in results if r.error and not isinstance(r.error, ConflictError)]
+        if not errors:
+            return
+        if tries == PUT_TRIES - 1:
+            raise errors[0]
 
 
 def broken(run: Run, engine: str) -> list[str]:

@@ -205,6 +205,16 @@ def make_folder(path: Path, text: str, network: Network, engine: str, disk_bytes
     return folder
 
 
+def member_folders(folder: VaultFolder, path: Path) -> Path:
+    """Make a folder that holds one for each zone's database member, which really lies with the zone's other files."""
+    path.mkdir(mode=0o711)
+    for zone in ZONES:
+        inside = zone_folder(folder, zone) / "database"
+        inside.mkdir(mode=0o700)
+        (path / zone).symlink_to(inside)
+    return path
+
+
 def use_database(folder: VaultFolder, database: Database) -> None:
     """Write into each node's `node.json` how it reaches the store."""
     for zone in ZONES:

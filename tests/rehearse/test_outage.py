@@ -1,0 +1,180 @@
+"""`anwen rehearse outage` on real zones: it finds nothing where nothing is wrong, sees every break, leaves nothing behind.
+
+The long ones, with every fault and other engines, are deep.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anwen.cli.failures import FAILED, OK, STOPPED
+from anwen.rehearse import cassandra, postgresql
+from anwen.rehearse.outage.faults import FAULTS
+from anwen.rehearse.outage.network import Loopback, Namespaces, network
+
+ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()", "rehearse", "outage"]
+APART = os.geteuid() == 0 and shutil.which("ip") is not None
+TIMEOUT_S = 900
+
+
+@pytest.fixture
+def rehearse(tmp_path):
+    """Runs the command; returns its exit code, figures and page. Nothing may be left when it has ended."""
+
+    def call(*arguments):
+        files = tmp_path / "out.json", tmp_path / "out.html"
+        command = [*ANWEN, *arguments, "--figures", str(files[0]), "--report", str(files[1])]
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            out, said = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.terminate()
+            process.wait()
+        assert left_behind(process.pid, tmp_path) == []
+        assert files[0].exists(), said
+        return process.returncode, json.loads(files[0].read_text()), files[1].read_text(), out + said
+
+    return call
+
+
+def left_behind(pid, folder):
+    """What a rehearsal of this process id still has: folders, mounts, namespaces, links, processes in its folder."""
+    found = [str(p) for p in folder.glob("anwen-outage-*")]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    if APART:
+        for command in (["ip", "netns", "list"], ["ip", "-brief", "link"]):
+            lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+            found += [line for line in lines if line.startswith(f"anw{pid}")]
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"{folder}/anwen-outage-".encode() in entry.read_bytes():
+                found.append(str(entry))
+        except OSError:
+            continue  # gone
+    return found
+
+
+def test_a_zone_killed_and_cut_off_loses_nothing_and_callers_see_no_error(rehearse):
+    code, found, page, said = rehearse("--quick", *([] if APART else ["--fault", "kill", "--fault", "hang"]))
+    assert code == OK, said
+    assert [r["fault"] for r in found["runs"]] == ["kill", "partition" if APART else "hang"]
+    for run in found["runs"]:
+        assert run["proof"]
+        assert run["operations"] > 300
+        assert set(run["lost"]) == {"all zones", "without a", "without b", "without c"}
+        assert run["at"]["fault"] < run["at"]["restore"] < run["at"]["whole"] < run["at"]["end"]
+    assert found["people"] > 300
+    assert page.count("<svg") == len(found["runs"])
+
+
+SHORT = ("--quick", "--seconds", "1", "--fault", "kill")
+
+
+def test_a_row_deleted_behind_the_vaults_back_is_seen_as_a_loss(rehearse):
+    code, found, page, said = rehearse(*SHORT, "--break", "forget")
+    assert code == FAILED, said
+    assert [len(keys) for keys in found["runs"][0]["lost"].values()] == [1] * 4
+    assert "1 acknowledged writes lost" in page
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("name", "seen"), [("acknowledge-early", "acknowledged writes lost"), ("stale", "stale reads")]
+)
+def test_a_client_that_lies_about_writes_or_remembers_reads_is_seen(rehearse, name, seen):
+    code, found, _, said = rehearse(*SHORT, "--break", name)
+    assert code == FAILED, said
+    assert any(seen in b for b in found["broken"])
+
+
+def test_a_rehearsal_that_is_told_to_stop_takes_everything_with_it(tmp_path):
+    process = subprocess.Popen(
+        [*ANWEN, "--quick", "--fault", "kill"], env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr.readline()  # the network is made
+        while sum(what.startswith("/proc") for what in left_behind(process.pid, tmp_path)) < 3:  # keepers
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == STOPPED, said
+    assert left_behind(process.pid, tmp_path) == []
+
+
+def test_where_no_namespaces_can_be_made_zones_share_the_loopback(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert isinstance(network("abc"), Loopback)
+
+
+def round_trip_s(links, zone, start=""):
+    """How long a port of a zone where nobody listens takes to refuse; None: silence."""
+    code = (
+        "import socket, sys, time\nbefore = time.monotonic()\n"
+        "try: socket.create_connection((sys.argv[1], 9), 1)\n"
+        "except ConnectionRefusedError: print(time.monotonic() - before)\n"
+        "except OSError: pass"
+    )
+    prefix = links.prefix(start) if start else []
+    command = [*prefix, sys.executable, "-c", code, links.hosts[zone]]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(said) if said else None
+
+
+@pytest.mark.skipif(not APART, reason="needs root with `ip netns`")
+def test_links_are_cut_slowed_and_mended_and_all_of_it_is_removed():
+    links = Namespaces(["a", "b"])
+    try:
+        assert round_trip_s(links, "a") < 0.1
+        links.cut("a")
+        assert round_trip_s(links, "a") is None
+        links.mend("a")
+        links.cut("a", clients=False)
+        assert round_trip_s(links, "a") < 0.1
+        assert round_trip_s(links, "a", start="b") is None
+        links.mend("a")
+        assert round_trip_s(links, "a", start="b") < 0.1
+        links.slow("a")
+        assert 0.19 < min(round_trip_s(links, "a") or 9 for _ in range(8)) < 0.3
+        links.mend("a")
+        assert min(round_trip_s(links, "a") or 9 for _ in range(8)) < 0.1
+    finally:
+        links.close()
+    left = subprocess.run(
+        "ip netns list; ip -brief link", shell=True, check=True, capture_output=True, text=True
+    ).stdout
+    assert links.name not in left
+
+
+@pytest.mark.deep
+def test_every_fault_on_the_file_of_one_machine(rehearse):
+    code, found, _, said = rehearse("--quick", *(a for name in FAULTS for a in ("--fault", name)))
+    assert {r["fault"] for r in found["runs"]} | set(found["skipped"]) == set(FAULTS)
+    assert found["void"] == []
+    assert not found["lost"] + found["duplicates"]
+    assert not any(r["stale"] or any(r["lost"].values()) for r in found["runs"]), said
+    two = next(r for r in found["runs"] if r["fault"] == "two")
+    assert two["errors"]  # it stops, and says so
+    assert code in (OK, FAILED)  # a slow machine may see errors while a hung node holds the file
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("engine", ["cassandra", "postgresql"])
+def test_a_zone_killed_over_servers_loses_nothing(rehearse, engine):
+    if reason := {"cassandra": cassandra.missing, "postgresql": postgresql.missing}[engine]():
+        pytest.skip(reason)
+    _, found, _, said = rehearse("--quick", "--store", engine, "--fault", "kill", "--every", "0.5")
+    (run,) = found["runs"]
+    assert not found["lost"] + found["duplicates"], said
+    assert not run["stale"]
+    assert not any(run["lost"].values())
