@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.e2e.conftest import person, running
+from tests.vectors import golden
 
 import anwen as library
 from anwen import vault_folder
@@ -191,6 +192,11 @@ def test_rows_come_back_as_they_were(case):
     file = io.BytesIO(archive._encode(columns(table), rows))
     assert archive._decode(file, columns(table)) == rows
     assert file.read() == b""
+
+
+def test_the_page_has_our_batch():
+    rows = [(b"\x11" * 16, 1), (b"\x22" * 16, 5)]
+    assert archive._encode(columns("deleted"), rows).hex() == golden("backup.md")["batch"]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
