@@ -74,7 +74,8 @@ async def measure(setting: Any, rounds: Rounds, engine: str, file: Path, rows: i
         try:
             await asyncio.to_thread(system.start)
             said = await asyncio.to_thread(run_import, system, file, WAYS[0])
-            rounds.gate.check(said["stored"] == rows, f"{engine}: stored {said['stored']} of {rows} rows")
+            if said.get("stored") != rows:
+                raise RuntimeError(f"{engine}: expected {rows} rows stored, got {said}")
             wrong = await asyncio.to_thread(wrong_rows, system, rows)
             rounds.gate.check(wrong == 0, f"{engine}: rows not found, or not opened equal")
         finally:

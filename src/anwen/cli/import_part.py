@@ -20,6 +20,7 @@ from pathlib import Path
 from anwen.access import connect_async, open_async
 from anwen.cli import failures
 from anwen.cli.import_state import ImportFolder, PartState, Plan
+from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
 from anwen.errors import AnwenError, ConflictError, OverloadedError, StorageError
@@ -27,6 +28,9 @@ from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
 UNDER_WAY = 2
+PATIENT = Timing(deadline_s=600.0, request_s=120.0)
+"""Nobody waits for one batch: databases that have just started, or share a small machine, may take their time."""
+
 OVERLOADED_TRIES = 7
 
 
@@ -92,7 +96,7 @@ class PartImport:
         where, key, purpose = self.job.vault, self.job.key, self.job.plan.purpose
         if self.job.embedded:
             return await open_async(where, key=key, purpose=purpose)
-        return connect_async(where, key=key, purpose=purpose)
+        return connect_async(where, key=key, purpose=purpose, timing=PATIENT)
 
     def _batches(self, vault: AsyncVault) -> Iterator[list[Row | Reject]]:
         rows = read_rows(
