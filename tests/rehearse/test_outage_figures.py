@@ -73,7 +73,8 @@ def test_writes_that_failed_are_in_doubt_and_not_acknowledged():
     log = [op("write", 1, number=4), op("write", 2, number=5, outcome="deadline"), op("write", 3, key="y")]
     assert figures.acknowledged(log, {"x": 3, "z": 1}) == {"x": 4, "y": 1, "z": 1}
     found = figures.summarise(log, AT, {}, 0.05)
-    assert (found.in_doubt, found.errors) == (1, {"deadline": 1})
+    assert (found.in_doubt, found.errors, found.errors_before) == (1, {"deadline": 1}, 1)
+    assert figures.summarise([op("read", 11, outcome="quorum")], AT, {}, 0.05).errors_before == 0
 
 
 def test_duplicates_are_numbers_in_more_than_one_record():
@@ -94,6 +95,11 @@ GOOD = Figures(
         ("sqlite", {"gap_s": {"write": 0.1, "read": 0.31}}, []),
         ("cassandra", {"p99_s": {"write": 0.3}, "p99_before_s": {"write": 0.05}}, ["p99 6.0 times that before"]),
         ("cassandra", {"errors": {"quorum": 2}}, ["2 errors"]),
+        (
+            "sqlite",
+            {"errors": {"quorum": 2}, "errors_before": 1},
+            ["2 errors, 1 of them before the fault: this machine is too busy"],
+        ),
         ("postgresql", {"errors": {"quorum": 2}}, []),
         ("postgresql", {"stale": 1}, ["1 stale reads"]),
     ],

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anwen.errors import UnavailableError
+from anwen.rehearse.outage import steps
 from anwen.rehearse.outage.databases import living
 from anwen.rehearse.outage.network import ROUND_TRIP_S
 from anwen.rehearse.outage.zones import PARTS, ZONES, Zones, zone_folder
@@ -35,7 +36,7 @@ class NotProvedError(UnavailableError):
 class Fault:
     """One way to harm a zone. `needs`: what this machine must be able to do.
 
-    `turn` counts the runs on one zone, from 0.
+    `turn` counts the runs on one zone, from 0. With more than one of `zones_lost`, callers see errors.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Fault:
     restore: Callable[[Zones, str], Awaitable[None]]
     needs: str = ""
     lasts: bool = True  # else it is over when `begin` returns
+    repeated: bool = False  # else once for each zone, however many runs are asked for
     zones_lost: int = 1
     seconds: tuple[float, ...] = (30.0,)  # how long it lasts, by turn
 
@@ -237,16 +239,20 @@ async def _start_two(zones: Zones, zone: str) -> None:
 
 FAULTS = {
     "none": Fault("nothing: what the figures are without a fault", _nothing, _undone, zones_lost=0),
-    "kill": Fault("every process of the zone killed at one moment", _killing(PARTS), _start),
-    "hang": Fault("every process of the zone stopped", _freeze, _thaw, seconds=(4.0, 10.0, 30.0)),
-    "partition": Fault("the zone cut off: silence, no reset", _cut, _mend, "cut"),
-    "slow": Fault("200 ms more for every round trip with the zone", _slow, _mend, "slow"),
-    "disk": Fault("the zone's file system full", _fill, _empty, "mount"),
-    "skew": Fault("the zone's wall clock a minute wrong", _skew, _set_clock, "clock"),
+    "kill": Fault("every process of the zone killed at one moment", _killing(PARTS), _start, repeated=True),
+    "hang": Fault("every process of the zone stopped", _freeze, _thaw, repeated=True, seconds=(4.0, 10.0, 30.0)),
+    "partition": Fault("the zone cut off: silence, no reset", _cut, _mend, "cut", repeated=True),
+    "slow": Fault("200 ms more for every round trip with the zone", _slow, _mend, "slow", repeated=True),
+    "disk": Fault("the zone's file system full", _fill, _empty, "mount", repeated=True),
+    "skew": Fault("the zone's wall clock a minute wrong", _skew, _set_clock, "clock", repeated=True),
     "keeper": Fault("only the zone's keeper killed", _killing(["keeper"]), _start),
     "node": Fault("only the zone's node killed", _killing(["node"]), _start),
     "database": Fault("only the zone's database member killed", _killing(["database"]), _start, "member"),
     "upgrade": Fault("all zones stopped and started, one after another", _upgrade, _undone, lasts=False),
+    "steps": Fault(
+        "the zone killed, the others started again, a policy signed and published, a client begun",
+        steps.without, steps.catch_up, lasts=False, zones_lost=2,
+    ),
     "two": Fault("all zones but this one killed", _kill_two, _start_two, zones_lost=2),
-}
+}  # fmt: skip
 """By name, in the order in which they are rehearsed."""

@@ -55,6 +55,7 @@ class Figures:
     operations: int = 0
     pace: float = 0.0  # operations started, of those planned
     errors: dict[str, int] = field(default_factory=dict)  # by code
+    errors_before: int = 0  # of those, ended before the fault: the machine's fault, not ours
     in_doubt: int = 0  # failed writes: they may be there all the same
     stale: int = 0
     gap_s: dict[str, float] = field(default_factory=dict)
@@ -83,6 +84,7 @@ def summarise(log: Sequence[Operation], at: Moments, known: Mapping[str, int], e
     clients = {o.client for o in log}
     found.pace = len(log) / max(1.0, len(clients) * len(KINDS) * (at.end - at.begin) / every_s)
     found.errors = dict(Counter(o.outcome for o in log if o.outcome != OK))
+    found.errors_before = sum(o.outcome != OK and o.ended < at.fault for o in log)
     found.in_doubt = sum(o.kind == "write" and o.outcome != OK for o in log)
     for kind in KINDS:
         mine = [o for o in log if o.kind == kind]

@@ -202,9 +202,9 @@ class _Rehearsal:
     async def run(self, wanted: Sequence[str]) -> None:
         await self._load()
         for name in wanted:
-            once = FAULTS[name].zones_lost != 1  # else each zone in turn
-            for turn in range(1 if once else self.settings.runs):
-                for zone in self.settings.zones[: 1 if once else None]:
+            zones = self.settings.zones if FAULTS[name].zones_lost else ZONES[:1]
+            for turn in range(self.settings.runs if FAULTS[name].repeated else 1):
+                for zone in zones:
                     await self._run_proved(name, zone, turn)
         self.outcome.lost = await check.lost(
             self.zones, list(self.people.values()), {k: self.known[k] for k in self.hot}
@@ -367,7 +367,8 @@ def broken(run: Run, engine: str) -> list[str]:
     if run.fault == "none" and f.pace < PACE:
         found.append(f"the load kept {f.pace:.0%} of its pace: this machine is too slow for these figures")
     if "errors" in promised and FAULTS[run.fault].zones_lost <= 1 and f.errors:
-        found.append(f"{sum(f.errors.values())} errors")
+        before = f", {f.errors_before} of them before the fault: this machine is too busy" if f.errors_before else ""
+        found.append(f"{sum(f.errors.values())} errors{before}")
     gap, limit = max(f.gap_s.values()), GAP_S.get(run.fault)
     if "gap" in promised and limit and gap > limit:
         found.append(f"longest gap {gap:.2f} s")
