@@ -122,12 +122,14 @@ async def test_a_unix_socket_and_a_plain_address_serve_and_an_empty_setting_list
             await asyncio.to_thread(scrape, f"127.0.0.1:{unused_port}")
 
 
-async def test_a_hanging_scraper_does_not_keep_others_out(tmp_path, unused_port, monkeypatch):
-    monkeypatch.setattr("anwen.net.metrics._TIMEOUT_S", 0.2)
+async def test_hanging_scrapers_are_few_and_not_for_long(tmp_path, unused_port, monkeypatch):
+    monkeypatch.setattr("anwen.net.metrics._TIMEOUT_S", 3)
     async with offer(Metrics("node", "a", "a", ()), settings(tmp_path, f"127.0.0.1:{unused_port}")):
         hung = [await asyncio.open_connection("127.0.0.1", unused_port) for _ in range(20)]
-        ends = await asyncio.wait_for(asyncio.gather(*(reader.read() for reader, _ in hung)), 5)
-        assert ends == [b""] * 20
+        ends = [asyncio.create_task(reader.read()) for reader, _ in hung]
+        _, waiting = await asyncio.wait(ends, timeout=1.5)
+        assert len(waiting) == 8
+        await asyncio.wait_for(asyncio.gather(*ends), 10)
         _, text = await asyncio.to_thread(scrape, f"127.0.0.1:{unused_port}")
         for _, writer in hung:
             writer.close()
@@ -156,8 +158,9 @@ def driven(vault):
         assert clerk.open([found], ["identity"])[0]["name"] == name
     with anwen.connect(vault.path, key="importer", purpose="intake") as importer, pytest.raises(GrantError):
         importer.open([found], ["identity"])
-    with anwen.connect(vault.path, key="importer", purpose="intake") as importer, pytest.raises(GrantError):
-        importer.list_subject(found.subject, "person")
+    for purpose in ("casework", "intake"):  # not of its role; does not cover it
+        with anwen.connect(vault.path, key="importer", purpose=purpose) as importer, pytest.raises(GrantError):
+            importer.list_subject(found.subject, "person")
     return found
 
 
@@ -203,7 +206,7 @@ def test_no_value_handle_principal_or_purpose_is_in_any_metric_or_log(vault, dri
     policy = vault.policy()
     shown, logs = expositions(vault).values(), [p.read_text() for p in vault.path.rglob("process.log")]
     assert len(shown) == len(logs) == 4
-    assert any('"refused"' in log for log in logs)
+    assert any("not a purpose of" in log for log in logs)
     secret = [*MARKS, driven.subject, driven.id, *policy.principals, *policy.purposes, *policy.collections]
     for text in (*shown, *logs):
         assert not [mark for mark in secret if mark.casefold() in text.casefold()]

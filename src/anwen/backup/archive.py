@@ -21,9 +21,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-from anwen.errors import ConflictError, IntegrityError, MalformedError, NotFoundError, PolicyError, StorageError
+from anwen.errors import ConflictError, IntegrityError, MalformedError, NotFoundError, StorageError
 from anwen.model import Policy
-from anwen.store import engines
+from anwen.store import copying
 from anwen.store.copying import BULK, Batch, Copying, Row, columns
 
 FORMAT = 1
@@ -269,10 +269,8 @@ async def restore(backup: Backup, store: Copying, vault: bytes) -> None:
 @contextlib.asynccontextmanager
 async def opened(policy: Policy, node: Path) -> AsyncIterator[Copying]:
     """Open the store of the node that lives in a folder. Raises PolicyError, NotFoundError, StorageError."""
-    store = await engines.connect(policy.engine, _settings(node), node)
+    store = await copying.connect(policy.engine, _settings(node), node)
     try:
-        if not isinstance(store, Copying):
-            raise PolicyError(f"engine {policy.engine}: has no copies of this kind; use its own (docs/backup.md)")
         yield store
     finally:
         await store.close()

@@ -30,7 +30,7 @@ def purpose_of(policy: Policy, principal_id: str, purpose_name: str) -> Purpose:
         raise _refused("unknown principal")
     purpose = policy.purposes.get(purpose_name)
     if purpose is None or purpose_name not in policy.roles[principal.role].purposes:
-        raise _refused(f"not a purpose of role {principal.role}")
+        raise _refused("not a purpose of the principal's role")
     return purpose
 
 

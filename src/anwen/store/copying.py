@@ -6,16 +6,19 @@ Rows are those of docs/spec/store.md, the same for every engine, so that a copy 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
 
-from anwen.errors import MalformedError
+from anwen.errors import MalformedError, PolicyError
 
 BULK = {"row": "bibibiiibb", "posting": "bbb", "subject": "bib", "deleted": "bi"}
 """Columns of each table, in the order of docs/spec/store.md: b bytes, i an integer from 0 to 2^63 - 1."""
 
 _WRAPS, _WRAP = "bib", re.compile(r"wrap_([1-9][0-9]{0,9})")
 
+_MODULES = {"sqlite": "sqlite", "postgresql": "postgresql_copy"}
 Row = tuple[int | bytes, ...]
 Batch = tuple[str, list[Row]]
 """A table's name ("wrap_7": the wraps of epoch 7), and some of its rows."""
@@ -35,7 +38,6 @@ def epoch_of(table: str) -> int:
     return int(match[1]) if match else 0
 
 
-@runtime_checkable
 class Copying(Protocol):
     """A store that can be copied."""
 
@@ -52,3 +54,21 @@ class Copying(Protocol):
 
         Raises: ConflictError: the store is not empty. StorageError: nothing was kept.
         """
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+async def connect(engine: str, settings: Mapping[str, object], folder: Path) -> Copying:
+    """Return what copies the store that `engines.connect` opens with the same arguments.
+
+    Raises: PolicyError: the engine offers no copies, or what `engines.connect` refuses. UnavailableError, StorageError.
+    """
+    if engine not in _MODULES:
+        raise PolicyError(f"engine {engine}: has no copies of this kind; use its own (docs/backup.md)")
+    try:
+        module = import_module(f"anwen.store.{_MODULES[engine]}")
+    except ModuleNotFoundError as error:
+        raise PolicyError(f"engine {engine}: {error.name} is not installed: pip install 'anwen[{engine}]'") from error
+    store: Copying = await module.connect(settings, folder)
+    return store
