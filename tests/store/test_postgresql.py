@@ -22,6 +22,7 @@ from anwen.rehearse import postgresql
 from anwen.store import engines
 from anwen.store.base import Outcome
 from anwen.store.postgresql_link import target
+from anwen.store.postgresql_write import COPY_ROWS
 
 pytestmark = needs_server
 
@@ -72,6 +73,18 @@ async def test_writers_on_several_nodes_share_slots_and_unique_values(server, tm
     taken = [slots[s] for part in results[:12] for r in part for s in r.slots]
     assert sorted(set(taken)) == sorted(taken)
     assert await owners(stores[0], taken) == [r.record for r in rows]
+    for engine in stores:
+        await engine.close()
+
+
+async def test_large_puts_that_meet_are_both_answered(server, tmp_path):
+    """From COPY_ROWS on, rows go by COPY: whoever comes second finds them there."""
+    settings = fresh_settings(server)
+    stores = [await engines.connect("postgresql", settings, tmp_path) for _ in range(2)]
+    rows = [row(postings=[unique(la)]) for la in labels(COPY_ROWS + 1)]
+    results = await asyncio.gather(*(put(s, *rows) for s in stores))
+    assert results[0] == results[1]
+    assert {r.outcome for r in results[0]} == {Outcome.STORED}
     for engine in stores:
         await engine.close()
 

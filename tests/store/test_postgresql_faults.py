@@ -1,11 +1,17 @@
 """The PostgreSQL engine under faults: kills, cuts, hangs, duplicates, and clocks that it does not look at."""
 
+import asyncio
+import re
 
 import pytest
-from faults import FaultContract, Load
+from contract import EPOCH, exact, labels, put, row, unique
+from faults import FaultContract, Load, patiently
 from postgresql_server import execute, fresh_settings, needs_server, running_server
+from relay import Relay
 
 from anwen.store import engines, postgresql_schema
+from anwen.store.base import Outcome
+from anwen.store.postgresql_schema import LOCKS
 
 pytestmark = needs_server
 CALL_S = 2.0
@@ -23,11 +29,18 @@ def settings(server):
 
 
 @pytest.fixture
-async def connect(settings, tmp_path):
+async def relay(server):
+    async with Relay(server.port) as one:
+        yield one
+
+
+@pytest.fixture
+async def connect(server, settings, relay, tmp_path):
     stores = []
+    through = settings | {"conninfo": settings["conninfo"].replace(f"port={server.port}", f"port={relay.port}")}
 
     async def one():
-        stores.append(await engines.connect("postgresql", settings, tmp_path))
+        stores.append(await engines.connect("postgresql", through, tmp_path))
         return stores[-1]
 
     yield one
@@ -36,15 +49,73 @@ async def connect(settings, tmp_path):
 
 
 @pytest.fixture
-def cut(server, settings):
-    name = str(settings["conninfo"]).rpartition("=")[2]
-    return lambda: execute(
-        server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    )  # fmt: skip
+def cut(relay):
+    return relay.cut
 
 
 class TestPostgresqlFaults(FaultContract):
     CALL_S = CALL_S
+
+
+async def test_sessions_that_the_server_ends_lose_nothing(server, settings, tmp_path):
+    """As an administrator or a switch-over does."""
+    store = await engines.connect("postgresql", settings, tmp_path)
+    load = Load([store], 5)
+    async with load.running():
+        for _ in range(10):
+            await load.wait(5)
+            execute(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'anwen'")
+    await load.check(store)
+    await load.repeat(store)
+    await load.check(store)
+    await store.close()
+
+
+async def test_a_session_that_hangs_on_to_locks_stops_others_no_longer_than_the_deadline(settings, tmp_path):
+    """A node that froze in mid-put: the server ends its transaction, and whoever waited goes on."""
+    one, other = [await engines.connect("postgresql", settings, tmp_path) for _ in range(2)]
+    rows = [row(postings=[unique(labels(1)[0])])]
+    await put(one, row())  # so that the tables are there
+
+    async def freeze(db):
+        await db.execute("BEGIN")
+        await db.execute("SELECT pg_advisory_xact_lock(%s, bucket) FROM generate_series(0, 15) AS bucket", (LOCKS,))
+        frozen.set()
+        await thawed.wait()
+
+    frozen, thawed = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(one._pool.run(freeze, 60))
+    await frozen.wait()
+    (result,) = await patiently(other.put, EPOCH, rows, within_s=3 * CALL_S)
+    assert result.outcome is Outcome.STORED
+    thawed.set()
+    await asyncio.gather(task, return_exceptions=True)
+    for store in (one, other):
+        await store.close()
+
+
+CLOCKS = re.compile(rb"\b(now|current_(date|time)\w*|local(time)\w*|\w*timestamp\w*|timeofday|interval|age)\b", re.IGNORECASE)
+
+
+async def test_no_statement_looks_at_a_clock_and_none_brings_one(server, settings, tmp_path, monkeypatch):
+    """So a clock that is wrong, at a server or at a node, changes nothing: what is stored is what was given."""
+    name = settings["conninfo"].rpartition("=")[2]
+    execute(server, f"ALTER ROLE {name} SET log_statement = 'all'", f"ALTER ROLE {name} SET log_min_messages = log")
+    log = server.folder / "log"
+    begun = log.stat().st_size
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    store = await engines.connect("postgresql", settings, tmp_path)
+    first = row(postings=[unique(labels(1)[0]), exact(*labels(3))])
+    await put(store, first, row(first.record, 2, subject=first.subject))
+    await store.get(EPOCH, [first.record], ())
+    await store.find(labels(2))
+    await store.list_subjects(1, [], bytes(16), 9)
+    await store.delete([(first.record, 2)])
+    await store.statistics()
+    await store.close()
+    said = [line for line in log.read_bytes()[begun:].splitlines() if b"execute" in line or b"statement:" in line]
+    assert len(said) > 20
+    assert [line for line in said if CLOCKS.search(line.partition(b"LOG:")[2])] == []
 
 
 async def test_the_suite_sees_a_loss(server, connect, settings, monkeypatch):

@@ -197,7 +197,7 @@ class Server:
         """Whether the lock file of this very process says so: its eighth line."""
         with contextlib.suppress(OSError):
             lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
-            return lines[0] == str(self.pid) and len(lines) > 7 and lines[7].strip() == "ready"
+            return lines[:1] == [str(self.pid)] and lines[7:8] == ["ready   "]
         return False
 
 

@@ -1,7 +1,7 @@
 """The PostgreSQL engine: a pool of connections, and one transaction for the puts that wait at the same time.
 
 Nothing is acknowledged before its commit returned, which the server writes to its log on disk first. A connection
-that is lost in a commit leaves the outcome open: the work is repeated once, and gives what an uncut one gives.
+that is lost in a commit leaves the outcome open: the work is repeated, and gives what an uncut one gives.
 """
 
 from __future__ import annotations

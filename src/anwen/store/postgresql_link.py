@@ -29,7 +29,7 @@ CONNECTIONS = 8
 CONNECT_S = 2.0
 TIMEOUT_S = 5.0
 ATTEMPTS = 32
-"""Of a call that others' commits overtake: it has waited for the other, so the next attempt mostly wins."""
+"""Of a call that others' commits overtake, or whose connection is lost: the next attempt mostly gets through."""
 
 _KNOWN = {"conninfo", "password_file", "statement_timeout_s"}
 _CONFLICTS = (
@@ -130,7 +130,7 @@ class Pool:
             self._slots.release()
 
     async def _attempts(self, work: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
-        clock, lost = asyncio.get_running_loop(), False
+        clock = asyncio.get_running_loop()
         for _ in range(ATTEMPTS):
             if self._closed:
                 raise StorageError("store postgresql: closed")
@@ -149,13 +149,12 @@ class Pool:
                     kind = StorageError if (error.sqlstate or "").startswith(_SERVER_FAULTS) else UnavailableError
                     raise kind(f"store postgresql: {_name(error)}") from error
                 await self._drop()  # what hit this connection has mostly hit those that lie idle
-                if lost or clock.time() >= deadline:
+                if clock.time() >= deadline:
                     raise UnavailableError(f"store postgresql: {_name(error)}; the outcome is not known") from error
-                lost = True
             finally:
                 timer.cancel()
                 await self._give_back(db)
-        raise UnavailableError(f"store postgresql: overtaken {ATTEMPTS} times")
+        raise UnavailableError(f"store postgresql: overtaken or cut off {ATTEMPTS} times")
 
     async def _give_back(self, db: Connection) -> None:
         if self._closed or db.closed or db.pgconn.transaction_status != TransactionStatus.IDLE:
