@@ -28,8 +28,7 @@ from anwen.keeper.coordinator import PeerCall, peer_calls
 from anwen.keeper.metrics import metrics_of
 from anwen.keeper.service import Keeper
 from anwen.model import Policy
-from anwen.net import logs
-from anwen.net.metrics import offer
+from anwen.net import logs, metrics
 from anwen.net.server import Limits, serve
 from anwen.net.tls import server_context
 
@@ -100,9 +99,9 @@ async def run(folder: Path, *, locked: bool) -> None:
     try:
         if not await _unless(stop, _start(keeper)):
             return
-        metrics = metrics_of(keeper)
-        counted = metrics.counting(for_clients)
-        async with offer(metrics, folder / "keeper.json"):
+        counts = metrics_of(keeper)
+        counted = counts.counting(for_clients)
+        async with metrics.offer(counts, folder / "keeper.json"):
             paths = ["/v1/policy"]
             clients = await serve(counted, mine.address, tls, _CLIENT_LIMITS, without_grant=paths, whose=claimed_issuer)
             sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")

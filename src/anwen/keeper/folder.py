@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,22 +102,21 @@ def read_identity(folder: Path) -> Identity:
         read_private(folder / "tls.key")
     try:
         key = Ed25519PrivateKey.from_private_bytes(secret)
-        about = _read_json(folder / "keeper.json", {"id"}, optional={"metrics"})
+        about = _read_json(folder / "keeper.json", {"id"}, optional=frozenset({"metrics"}))
         root = _read_json(folder / "root.json", {"vault", "root"})
         return Identity(about["id"], bytes.fromhex(root["vault"]), bytes.fromhex(root["root"]), key)
     except ValueError as error:
         raise MalformedError(f"{folder.name}: identity.key or root.json does not follow the format") from error
 
 
-def _read_json(path: Path, members: set[str], optional: Collection[str] = ()) -> dict[str, str]:
+def _read_json(path: Path, members: set[str], optional: frozenset[str] = frozenset()) -> dict[str, str]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise StorageError(f"{path.name}: cannot be read ({type(error).__name__})") from error
-    fits = isinstance(value, dict) and set(value).difference(optional) == members
-    if not fits or not all(isinstance(v, str) for v in value.values()):
+    if not isinstance(value, dict) or set(value) - optional != members or set(map(type, value.values())) != {str}:
         raise MalformedError(f"{path.name}: expected members {sorted(members)}")
-    return dict(value)
+    return value
 
 
 def read_policy_documents(folder: Path) -> list[bytes]:
