@@ -94,7 +94,9 @@ async def test_a_session_that_hangs_on_to_locks_stops_others_no_longer_than_the_
         await store.close()
 
 
-CLOCKS = re.compile(rb"\b(now|current_(date|time)\w*|local(time)\w*|\w*timestamp\w*|timeofday|interval|age)\b", re.IGNORECASE)
+CLOCKS = re.compile(
+    rb"\b(now|current_(date|time)\w*|local(time)\w*|\w*timestamp\w*|timeofday|interval|age)\b", re.IGNORECASE
+)
 
 
 async def test_no_statement_looks_at_a_clock_and_none_brings_one(server, settings, tmp_path, monkeypatch):
