@@ -77,6 +77,25 @@ async def test_writers_on_several_nodes_share_slots_and_unique_values(server, tm
         await engine.close()
 
 
+async def test_of_updates_on_several_nodes_one_wins(server, tmp_path):
+    settings = fresh_settings(server)
+    stores = [await engines.connect("postgresql", settings, tmp_path) for _ in range(4)]
+    one = row()
+    await put(stores[0], one)
+    for version in range(2, 7):
+        updates = [row(one.record, version, subject=one.subject, postings=[exact(*labels(2))]) for _ in stores]
+        results = await asyncio.gather(*(put(s, u) for s, u in zip(stores, updates, strict=True)))
+        found = [r.outcome for (r,) in results]
+        assert sorted(found) == [Outcome.STORED] + [Outcome.VERSION_TAKEN] * 3
+        winner = updates[found.index(Outcome.STORED)]
+        assert [g.tag for g in await stores[0].get(EPOCH, [one.record], ())] == [winner.tag]
+        for u in updates:
+            held = await owners(stores[0], list(u.postings[0].labels))
+            assert held == ([one.record, None] if u is winner else [None, None])
+    for engine in stores:
+        await engine.close()
+
+
 async def test_large_puts_that_meet_are_both_answered(server, tmp_path):
     """From COPY_ROWS on, rows go by COPY: whoever comes second finds them there."""
     settings = fresh_settings(server)

@@ -1,7 +1,11 @@
 """The PostgreSQL engine under faults: kills, cuts, hangs, duplicates, and clocks that it does not look at."""
 
 import asyncio
+import os
 import re
+import select
+import subprocess
+import sys
 
 import pytest
 from contract import EPOCH, exact, labels, put, row, unique
@@ -118,6 +122,20 @@ async def test_no_statement_looks_at_a_clock_and_none_brings_one(server, setting
     said = [line for line in log.read_bytes()[begun:].splitlines() if b"execute" in line or b"statement:" in line]
     assert len(said) > 20
     assert [line for line in said if CLOCKS.search(line.partition(b"LOG:")[2])] == []
+
+
+def test_a_server_ends_with_whoever_started_it(server):
+    folder = server.folder.parent / "orphan"
+    code = (
+        "import asyncio, pathlib, sys; from anwen.rehearse.postgresql import Server; "
+        "one = Server(pathlib.Path(sys.argv[1])); asyncio.run(one.start()); print(one.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        end = os.pidfd_open(int(starter.stdout.readline()))
+        starter.kill()
+    assert select.select([end], [], [], 30)[0]
+    os.close(end)
 
 
 async def test_the_suite_sees_a_loss(server, connect, settings, monkeypatch):
