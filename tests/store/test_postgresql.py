@@ -16,7 +16,7 @@ from postgresql_server import (
 )  # fmt: skip
 from psycopg.conninfo import conninfo_to_dict
 
-from anwen.errors import PolicyError, StorageError, UnavailableError
+from anwen.errors import OverloadedError, PolicyError, StorageError, UnavailableError
 from anwen.net.tls import make_certificate
 from anwen.rehearse import postgresql
 from anwen.store import engines
@@ -248,3 +248,15 @@ async def test_a_closed_store_says_so(store):
     for call in (put(store, row()), store.find([bytes(16)]), store.delete([(bytes(16), 1)])):
         with pytest.raises(StorageError, match="closed"):
             await call
+
+
+async def test_more_than_may_wait_is_refused_and_what_waited_is_stored(store, monkeypatch):
+    monkeypatch.setattr("anwen.store.postgresql.WAITING_ROWS", 10)
+    await put(store, row())
+    calls = [asyncio.ensure_future(put(store, row())) for _ in range(40)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [r for r in results if isinstance(r, OverloadedError)]
+    assert len(refused) > 10
+    assert {r.retry_after_s for r in refused} == {1.0}
+    assert all(r[0].outcome is Outcome.STORED for r in results if r not in refused)
+    assert (await store.statistics()).records == 1 + 40 - len(refused)

@@ -50,13 +50,15 @@ class PostgresqlStore:
         self._pool = pool
         self._epochs: set[int] = set()  # those known to have a table of wraps
         self._waiting: deque[_Job] = deque()
+        self._waiting_rows = 0
         self._lanes: set[asyncio.Task[None]] = set()
 
     async def put(self, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
-        if sum(len(job.rows) for job in self._waiting) > WAITING_ROWS:
+        if self._waiting_rows > WAITING_ROWS:
             raise OverloadedError("store postgresql: too many rows are waiting", retry_after_s=1.0)
         job = _Job(epoch, rows, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
+        self._waiting_rows += len(rows)
         if len(self._lanes) < LANES:
             lane = asyncio.create_task(self._write())
             self._lanes.add(lane)
@@ -98,12 +100,15 @@ class PostgresqlStore:
     async def _write(self) -> None:
         """Write what waits, then end."""
         while self._waiting:
-            jobs = [self._waiting.popleft()]
-            rows = len(jobs[0].rows)
-            while self._waiting and rows < GROUP_ROWS and self._waiting[0].epoch == jobs[0].epoch:
-                jobs.append(self._waiting.popleft())
-                rows += len(jobs[-1].rows)
-            await self._group(jobs)
+            jobs, rows, epoch = [], 0, self._waiting[0].epoch
+            while self._waiting and rows < GROUP_ROWS and self._waiting[0].epoch == epoch:
+                job = self._waiting.popleft()
+                self._waiting_rows -= len(job.rows)
+                if not job.done.done():  # else its caller has given up
+                    jobs.append(job)
+                    rows += len(job.rows)
+            if jobs:
+                await self._group(jobs)
 
     async def _group(self, jobs: Sequence[_Job]) -> None:
         """Run puts of one epoch in one transaction; if the server refuses them, each in its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +32,7 @@ TIMEOUT_S = 5.0
 ATTEMPTS = 32
 """Of a call that others' commits overtake, or whose connection is lost: the next attempt mostly gets through."""
 
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # its warnings of what went wrong in a pipeline may quote keys
 _KNOWN = {"conninfo", "password_file", "statement_timeout_s"}
 _CONFLICTS = (
     psycopg.errors.SerializationFailure,
