@@ -94,11 +94,11 @@ GOOD = Figures(
         ("cassandra", {"gap_s": {"write": 0.1, "read": 0.31}}, ["longest gap 0.31 s"]),
         ("sqlite", {"gap_s": {"write": 0.1, "read": 0.31}}, []),
         ("cassandra", {"p99_s": {"write": 0.3}, "p99_before_s": {"write": 0.05}}, ["p99 6.0 times that before"]),
-        ("cassandra", {"errors": {"quorum": 2}}, ["2 errors"]),
+        ("cassandra", {"errors": {"quorum": 2}}, ["2 errors (quorum)"]),
         (
             "sqlite",
             {"errors": {"quorum": 2}, "errors_before": 1},
-            ["2 errors, 1 of them before the fault: this machine is too busy"],
+            ["2 errors (quorum), 1 of them before the fault: this machine is too busy"],
         ),
         ("postgresql", {"errors": {"quorum": 2}}, []),
         ("postgresql", {"stale": 1}, ["1 stale reads"]),

@@ -14,7 +14,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,14 +49,14 @@ class Plan:
     client: int
     zone: str
     every_s: float
-    loaded: int  # people put before: rows 0 to this
+    loaded: tuple[int, ...]  # rows of people who were put before
     first_row: int  # of those that this run puts
-    hot: tuple[str, ...]  # record ids of rows 0 to 29; client i alone updates the ten from 10 * i on
+    hot: tuple[str, ...]  # record ids of the first 30 of those; client i alone updates the ten from 10 * i on
     numbers: Mapping[str, int]  # the hot people's, as they stand
     broken: str = ""
 
 
-def person(rows: list[int]) -> list[dict[str, object]]:
+def person(rows: Sequence[int]) -> list[dict[str, object]]:
     """Return the people of some rows as the rehearsal's vault takes them."""
     columns = People(SEED, np.array(rows, np.int64)).columns(("id_number", "name", "phone", "email", "address"))
     people = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -80,21 +80,21 @@ class Client:
         self.plan, self.vault, self._loading = plan, vault, vault.for_purpose("load")
         self.random = random.Random(plan.first_row + plan.client)  # noqa: S311 - which person is read next
         self.file = Path(plan.log).open("w", encoding="ascii", buffering=1)  # noqa: SIM115 - until the process ends
-        mine = range(HOT_EACH * plan.client, HOT_EACH * (plan.client + 1))
-        self._rows = dict(zip((plan.hot[i] for i in mine), person(list(mine)), strict=True))
+        mine = slice(HOT_EACH * plan.client, HOT_EACH * (plan.client + 1))
+        self._rows = dict(zip(plan.hot[mine], person(plan.loaded[mine]), strict=True))
         self._numbers = {key: plan.numbers[key] for key in self._rows}
         self._turns = itertools.cycle(self._rows)
         self._open: set[str] = set()
         self._read: dict[str, Record] = {}  # hot people as they were last written by us, to save a get
         self._new = self._people()
         self._put: list[dict[str, object]] = []  # acknowledged
-        self._known = person([self.random.randrange(plan.loaded) for _ in range(_CHUNK)])
+        self._known = person(self.random.choices(plan.loaded, k=_CHUNK))
         self._cached: dict[str, list[Record | None]] = {}
 
     def _people(self) -> itertools.chain[dict[str, object]]:
         starts = itertools.count(self.plan.first_row + self.plan.client, CLIENTS * _CHUNK)
         return itertools.chain.from_iterable(
-            person(list(range(start, start + CLIENTS * _CHUNK, CLIENTS))) for start in starts
+            person(range(start, start + CLIENTS * _CHUNK, CLIENTS)) for start in starts
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -194,7 +194,8 @@ class _Rehearsal:
     def __init__(self, outcome: Outcome, zones: Zones, say: Callable[[str], None]) -> None:
         self.outcome, self.zones, self.say, self.settings = outcome, zones, say, outcome.settings
         self.random = random.Random(self.settings.seed)  # noqa: S311 - moments that can be had again
-        self.hot: tuple[str, ...] = ()
+        self.loaded: tuple[int, ...] = ()  # rows of people who were there before the first run
+        self.hot: tuple[str, ...] = ()  # record ids of the first of them
         self.known: dict[str, int] = {}  # the highest number acknowledged for each key, over all runs
         self.people: dict[str, Mapping[str, object]] = {}  # acknowledged, by id_number
         self.next_row = self.settings.people
@@ -213,16 +214,18 @@ class _Rehearsal:
         self.outcome.duplicates = figures.duplicates(await check.id_numbers(self.zones))
 
     async def _load(self) -> None:
-        rows = load.person(list(range(self.settings.people)))
-        hot = load.CLIENTS * load.HOT_EACH
-        rows[:hot] = [{"id_number": r["id_number"], "name": r["name"], **load.contact(r, 0)} for r in rows[:hot]]
+        rows = [r | load.contact(r, 0) for r in load.person(range(self.settings.people))]
         async with self.zones.connect(READY_S) as vault:
             for start in range(0, len(rows), BATCH):
                 await _put(vault, rows[start : start + BATCH])
-            there = await vault.find_many("person", "id_number", [r["id_number"] for r in rows[:hot]])
-        self.hot = tuple(record.id for (record,) in there)
-        self.known = dict.fromkeys(self.hot, 0) | {str(r["id_number"]): 1 for r in rows}
-        self.people = {str(r["id_number"]): r for r in rows[hot:]}
+            found = await vault.find_many("person", "id_number", [r["id_number"] for r in rows])
+        self.loaded = tuple(i for i, records in enumerate(found) if records)  # without those that are in doubt
+        hot = load.CLIENTS * load.HOT_EACH
+        if len(self.loaded) <= hot:
+            raise UnavailableError(f"{len(self.loaded)} of {len(rows)} people could be put: this machine is too slow")
+        self.hot = tuple(found[i][0].id for i in self.loaded[:hot])
+        self.known = dict.fromkeys(self.hot, 0) | {str(rows[i]["id_number"]): 1 for i in self.loaded}
+        self.people = {str(rows[i]["id_number"]): rows[i] for i in self.loaded[hot:]}
 
     async def _run_proved(self, name: str, zone: str, turn: int) -> None:
         """Run one fault, and once more if it did not take hold. Raises _RunError when the zone stays away."""
@@ -286,7 +289,7 @@ class _Rehearsal:
         try:
             for i, log in enumerate(logs):
                 plan = load.Plan(
-                    str(self.zones.folder.path), str(log), i, ZONES[i], self.settings.every_s, self.settings.people,
+                    str(self.zones.folder.path), str(log), i, ZONES[i], self.settings.every_s, self.loaded,
                     self.next_row, self.hot, {k: self.known[k] for k in self.hot}, self.settings.broken,
                 )  # fmt: skip
                 file = folder / f"{i}.json"
@@ -320,7 +323,7 @@ class _Rehearsal:
         """Take in what a run's clients were told is written; return the people among it."""
         now = figures.acknowledged(log, self.known)
         puts = sum(o.kind == "write" for o in log)
-        rows = load.person(list(range(self.next_row, self.next_row + load.CLIENTS * (puts + 1))))
+        rows = load.person(range(self.next_row, self.next_row + load.CLIENTS * (puts + 1)))
         people = {str(r["id_number"]): r for r in rows}
         fresh: list[Mapping[str, object]] = [people[k] for k in now if k not in self.known]
         self.people |= {str(p["id_number"]): p for p in fresh}
@@ -368,7 +371,7 @@ def broken(run: Run, engine: str) -> list[str]:
         found.append(f"the load kept {f.pace:.0%} of its pace: this machine is too slow for these figures")
     if "errors" in promised and FAULTS[run.fault].zones_lost <= 1 and f.errors:
         before = f", {f.errors_before} of them before the fault: this machine is too busy" if f.errors_before else ""
-        found.append(f"{sum(f.errors.values())} errors{before}")
+        found.append(f"{sum(f.errors.values())} errors ({', '.join(sorted(f.errors))}){before}")
     gap, limit = max(f.gap_s.values()), GAP_S.get(run.fault)
     if "gap" in promised and limit and gap > limit:
         found.append(f"longest gap {gap:.2f} s")
