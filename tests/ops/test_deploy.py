@@ -63,6 +63,8 @@ def test_every_metric_and_code_that_is_shown_or_alerted_on_exists_and_all_are_sh
     assert {name for _, name in named} - shown <= {"anwen_requests_total"}  # no request yet, so no sample of it
     used = {name for _, name in named}
     assert {f for f in families if not any(n.startswith(f) for n in used)} == set()
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"`(anwen_\w+)", page.partition("## Metrics")[2].partition("## Logs")[0])) == families
     codes = {c for _, e in expressions() for m in re.findall(r'code(?:=~|=|!=)"([^"]*)"', e) for c in m.split("|")}
     assert codes <= set(CODES)
     assert len(codes) > 8

@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
+import shutil
 import ssl
+import subprocess
+import sys
 import time
 import urllib.error
 
@@ -219,6 +223,18 @@ def test_logs_are_a_json_object_a_line(vault, driven):
     entries = [json.loads(line) for line in lines]
     assert {"event": "refused", "op": "node_list", "code": "grant"}.items() <= entries[-1].items()
     assert set(entries[-1]) == {"time", "level", "logger", "event", "op", "code", "cause"}
+
+
+def test_the_last_words_of_a_service_that_cannot_start_are_json_too(vault, tmp_path):
+    folder = tmp_path / "a"
+    shutil.copytree(vault.path / "nodes" / "a", folder)
+    (folder / "node.json").write_text('{"id": "a", "store": {"path": "s"}, "metrics": "0.0.0.0:1"}')
+    done = subprocess.run(
+        [sys.executable, "-m", "anwen.node.app", str(folder)],
+        env=os.environ | {"ANWEN_LOG": "json"}, capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "is not loopback" in json.loads(done.stderr.splitlines()[-1])["event"]
 
 
 def test_the_main_door_shows_no_metrics_and_the_listener_nothing_else(vault):

@@ -27,6 +27,7 @@ from anwen.node.service import Node
 from anwen.store import engines
 
 LIMITS = Limits()
+_log = logging.getLogger("anwen.node")
 
 
 def main() -> None:
@@ -39,7 +40,11 @@ def main() -> None:
     try:
         asyncio.run(_run(Path(sys.argv[1])))
     except AnwenError as error:
-        sys.exit(f"node: {type(error).__name__}: {error}")
+        _log.critical("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the process edge: no traceback, no locals
+        _log.critical("unexpected %s", type(error).__name__)
+        sys.exit(1)
 
 
 def load(folder: Path) -> tuple[NodeInfo, Policy, Mapping[str, object]]:
