@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import anwen as library
 import load
+import machine
 from anwen.client.session import Timing
 from rules import Goal, Rounds, percentile, rotated
 from suites.single import STARTUP_S, Bench, loaded
@@ -52,7 +53,7 @@ def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
 
 def _point(rounds: Rounds, at: tuple[int, int], bench: Bench, factor: int, times: tuple[float, float]) -> float:
     """Return the calls a second of one point."""
-    said = drive(bench, factor * SATURATED, times)
+    said, cpu_s = drive(bench, factor * SATURATED, times)
     samples = [1e3 * t for s in said for _, t in s["samples"]]
     errors = {code: n for s in said for code, n in s["errors"].items()}
     name, rate = f"{factor} x saturation", len(samples) / times[1]
@@ -60,6 +61,7 @@ def _point(rounds: Rounds, at: tuple[int, int], bench: Bench, factor: int, times
         f"{name}, rate": (rate, "ops/s"),
         f"{name}, p50": (percentile(samples, 0.5), "ms"),
         f"{name}, p99": (percentile(samples, 0.99), "ms"),
+        f"{name}, servers and clients": (1e6 * cpu_s / max(1, len(samples)), "CPU-us/op"),
     }
     rounds.add(*at, anwen.NAME, metrics)
     rounds.checks(errors=errors, wrong=sum(s["wrong"] for s in said), operations=len(samples))
@@ -68,8 +70,11 @@ def _point(rounds: Rounds, at: tuple[int, int], bench: Bench, factor: int, times
     return rate
 
 
-def drive(bench: Bench, clients: int, times: tuple[float, float]) -> list[dict[str, Any]]:
-    """Run one point in as many generator processes as there are cores; return what each said."""
+def drive(bench: Bench, clients: int, times: tuple[float, float]) -> tuple[list[dict[str, Any]], float]:
+    """Run one point in as many generator processes as there are cores; return what each said, and CPU seconds of all.
+
+    Where CPU time for an operation stays the same, requests are neither doubled nor sent in vain.
+    """
     count = min(clients, len(os.sched_getaffinity(0)))
     warm_until = time.monotonic() + STARTUP_S + times[0]
     plans = [
@@ -86,10 +91,15 @@ def drive(bench: Bench, clients: int, times: tuple[float, float]) -> list[dict[s
         assert process.stdin is not None
         process.stdin.write(json.dumps(plan) + "\n")
         process.stdin.flush()
+    pids = bench.system.pids() | {str(process.pid): process.pid for process in processes}
+    time.sleep(max(0.0, warm_until - time.monotonic()))
+    before = machine.cpu_of(pids)
+    time.sleep(max(0.0, warm_until + times[1] - time.monotonic()))
+    cpu_s = sum(machine.grown(before, machine.cpu_of(pids)).values())
     said = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError("a load generator failed")
-    return said
+    return said, cpu_s
 
 
 async def generate(plan: load.Plan) -> dict[str, Any]:
