@@ -26,6 +26,9 @@ T = TypeVar("T")
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
 COSIGNED_WARN_S = 60.0
 TIMEOUT_S = 5.0
+COUNT_S = 30.0
+"""How long a node may take to count what is in its store."""
+
 
 PROMISES = {
     "sqlite": "sqlite, one file: no zone promise; when its machine is lost, writes since the last backup are",
@@ -110,13 +113,13 @@ async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, 
     return found
 
 
-async def _within(asked: Awaitable[T]) -> T:
+async def _within(asked: Awaitable[T], timeout_s: float = TIMEOUT_S) -> T:
     """Return an answer. Raises UnavailableError when it takes too long."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await asked
     except TimeoutError:
-        raise UnavailableError(f"no answer within {TIMEOUT_S:g} s") from None
+        raise UnavailableError(f"no answer within {timeout_s:g} s") from None
 
 
 def _failed(what: str, error: AnwenError) -> Check:
@@ -171,7 +174,7 @@ async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[
     if asking is None or not asking.audits:
         return [await _reach(what, info.address, info.tls_pin)]
     try:
-        state = await _within(inspecting.store_state(asking.session, asking.purpose, info.id))
+        state = await _within(inspecting.store_state(asking.session, asking.purpose, info.id), COUNT_S)
     except AnwenError as error:
         return [_failed(what, error)]
     offset = state.time_ms / 1000 - (before + time.time()) / 2
