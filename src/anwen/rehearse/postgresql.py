@@ -34,7 +34,7 @@ import ctypes, os, signal, sys
 parent, uid, gid, *command = sys.argv[1:]
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid))
-ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG, after setuid, which clears it; SIGQUIT ends children too
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, after setuid, which clears it; its children then end
 if os.getppid() != int(parent):
     sys.exit("whoever started this has ended already")
 os.execv(command[0], command)
