@@ -241,9 +241,11 @@ class FaultContract:
         rows = [row(postings=[unique(os.urandom(16)), exact(*labels(3))]) for _ in range(300)]
         assert {r.outcome for r in await store.put(EPOCH, rows)} == {Outcome.STORED}
         course_s = time.monotonic() - begun
-        for part in range(8):
+        parts = 8 if fault == "cut" else self.ROUNDS
+        for part in range(parts):
             rows = [row(postings=[unique(os.urandom(16)), exact(*labels(3))]) for _ in range(300)]
-            timer = asyncio.get_running_loop().call_later(course_s * part / 8, cut if fault == "cut" else server.kill)
+            end, after_s = cut if fault == "cut" else server.kill, course_s * part / parts
+            timer = asyncio.get_running_loop().call_later(after_s, end)
             with contextlib.suppress(UnavailableError):
                 await store.put(EPOCH, rows)
             timer.cancel()
