@@ -90,13 +90,24 @@ def test_probes_go_out_one_at_a_time_ever_more_slowly_and_an_answer_ends_them():
     assert health.to_probe([A], now + h.WARM_S + 1) == [A]  # long unheard: its connection is kept warm
 
 
-def test_a_suspect_that_answers_slowly_stays_one_until_that_is_what_it_takes():
-    health, now = Health(0.02, 0.15, 0.0), 0.0
-    health.failed(A, now)
-    health.answered(A, "state", 10, sent_s=0.0, now_s=0.4)
-    assert not health.trusted(A, 0.4)
-    health.answered(A, "state", 10, sent_s=1.0, now_s=1.4)
-    assert health.trusted(A, 1.4)
+def test_a_suspect_that_answers_slowly_stays_one_unless_all_are_slow():
+    near, far, lone = Health(0.02, 0.15, 0.0), Health(0.02, 0.15, 0.0), Health(0.02, 0.15, 0.0)
+    near.answered(B, "node_get", 10, sent_s=0.0, now_s=0.004)
+    far.answered(B, "node_get", 10, sent_s=0.0, now_s=0.3)
+    for health in (near, far, lone):
+        health.failed(A, 1.0)
+        for _ in range(9):
+            health.answered(A, "state", 10, sent_s=2.0, now_s=2.4)
+    assert [health.trusted(A, 3.0) for health in (near, far, lone)] == [False, True, True]
+
+
+def test_a_recipient_that_became_slow_is_late_by_the_measure_of_the_others():
+    health = learned(0.004)
+    for _ in range(20):
+        health.answered(A, "node_get", 100, sent_s=0.0, now_s=0.4)
+    assert health.delay_s(A, "node_get", 100) > 0.4  # alone
+    health.answered(B, "node_get", 100, sent_s=0.0, now_s=0.004)
+    assert health.delay_s(A, "node_get", 100) <= 0.151
 
 
 def test_who_said_when_to_come_again_rests_until_then():

@@ -87,6 +87,27 @@ async def test_another_zone_serves_while_the_own_node_is_away_and_no_longer_once
     await near.close()
 
 
+async def test_a_node_that_became_slow_is_done_without_until_it_is_fast_again(session):
+    spread = session()
+    for _ in range(30):
+        await get(spread)
+    spread.transport.says["node/a"] = 0.3
+    before = spread.transport.asked()["node/a"]
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        await get(spread)
+        await asyncio.sleep(0.01)
+    assert spread.transport.asked("state")["node/a"] >= 2  # probed
+    assert spread.transport.asked()["node/a"] - before <= 3  # and not asked
+    del spread.transport.says["node/a"]
+    before, until = spread.transport.asked()["node/a"], time.monotonic() + 5
+    while spread.transport.asked()["node/a"] == before:
+        await get(spread)
+        await asyncio.sleep(0.01)
+        assert time.monotonic() < until
+    await spread.close()
+
+
 def test_a_zone_that_the_policy_does_not_name_is_refused(folder):
     with pytest.raises(NotFoundError, match="no zone"):
         anwen.connect_async(folder.path, key="case_worker", purpose="casework", zone="x")

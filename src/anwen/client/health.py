@@ -9,6 +9,7 @@ Pure: the time is an argument.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -90,13 +91,27 @@ class Health:
     def delay_s(self, recipient: str, op: str, size: int) -> float:
         """Return after what time an answer to a request of `size` bytes is late, so that another may be asked.
 
-        Far recipients are not taken for slow ones: what they are known to take, twice, is always allowed.
+        Where all are far or busy, none is late for it: twice what the fastest of its kind takes is always allowed.
         """
-        most = self.most_s + min(BYTE_S * size, MOST_FOR_BYTES_S)
-        estimate = self._estimates.get((recipient, op, _size_class(size)))
+        most, about = self._most_s(size), (op, _size_class(size))
+        estimate = self._estimates.get((recipient, *about))
         if estimate is None:
             return most
-        return min(max(self.least_s, estimate.late_s), max(most, 2 * estimate.mean_s))
+        late_s = max(self.least_s, estimate.late_s)
+        return late_s if late_s <= most else min(late_s, max(most, 2 * self._fastest_s(recipient, about, 0.0)))
+
+    def _most_s(self, size: int) -> float:
+        return self.most_s + min(BYTE_S * size, MOST_FOR_BYTES_S)
+
+    def _fastest_s(self, recipient: str, about: tuple[str, int] | None, default_s: float) -> float:
+        """Return what the fastest recipient of the same kind that is no suspect takes, for one thing or for any."""
+        kind, _, _ = recipient.partition("/")
+        found = [
+            estimate.mean_s
+            for (other, op, size), estimate in self._estimates.items()
+            if other.startswith(kind) and not self._of(other).suspect and about in (None, (op, size))
+        ]
+        return min(found, default=default_s)
 
     def may_hedge(self) -> bool:
         """Return whether a second request may be sent for a late first one, and count it."""
@@ -130,9 +145,10 @@ class Health:
         self._of(recipient).under_way -= 1
 
     def answered(self, recipient: str, op: str, size: int, *, sent_s: float, now_s: float) -> None:
-        """Note an answer. A suspect that is slow to answer stays one."""
+        """Note an answer. A suspect that is slow to answer stays one, unless all are."""
         known, key = self._of(recipient), (recipient, op, _size_class(size))
-        late = known.suspect and now_s - sent_s > self.delay_s(recipient, op, size)
+        usual_s = 2 * self._fastest_s(recipient, None, math.inf) if known.suspect else math.inf
+        late = now_s - sent_s > max(self._most_s(size), usual_s)
         if key in self._estimates:
             self._estimates[key].add(now_s - sent_s)
         else:
