@@ -141,6 +141,18 @@ async def test_a_server_that_can_lose_acknowledged_writes_is_refused(server, tmp
     await engine.close()
 
 
+async def test_a_server_that_became_weak_is_refused_at_every_new_connection(server, store):
+    name = await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
+    await put(store, row())
+    execute(
+        server, f"ALTER ROLE {name} SET synchronous_commit = off",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+    )  # fmt: skip
+    for _ in range(3):
+        with pytest.raises(PolicyError, match="synchronous_commit is off"):
+            await put(store, row())
+
+
 async def test_statistics_state_what_durability_depends_on(store):
     settings = (await store.statistics()).settings
     assert settings.pop("server_version")[:2].isdigit()

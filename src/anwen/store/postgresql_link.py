@@ -143,6 +143,9 @@ class Pool:
                 if fresh:
                     await schema.check(db)
                 return await work(db)
+            except PolicyError:
+                await db.close()  # not kept: it would not be looked at again
+                raise
             except _CONFLICTS:
                 with contextlib.suppress(psycopg.Error):
                     await db.execute("ROLLBACK")
