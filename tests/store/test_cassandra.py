@@ -1,8 +1,20 @@
 """The Cassandra engine on three real members: the contract, settings that are refused, several nodes at once."""
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
 from cassandra_members import connected, emptied
-from contract import StoreContract
+from contract import EPOCH, StoreContract, outcomes, row
+
+from anwen.errors import PolicyError, StorageError
+from anwen.store.base import Outcome
+from anwen.store.cassandra_schema import check_replication
+from anwen.store.cassandra_session import Settings
+
+POINTS = {"contact_points": ["127.0.0.11:9042"]}
+NETWORK = "org.apache.cassandra.locator.NetworkTopologyStrategy"
 
 
 @pytest.fixture
@@ -15,3 +27,97 @@ async def store(members):
 
 class TestCassandra(StoreContract):
     pass
+
+
+async def test_three_nodes_make_one_keyspace_at_the_same_time(members):
+    nodes = await asyncio.gather(*(connected(members, zone, keyspace="fresh") for zone in "abc"))
+    try:
+        rows = [row() for _ in nodes]
+        told = await asyncio.gather(*(outcomes(node, r) for node, r in zip(nodes, rows, strict=True)))
+        assert told == [[Outcome.STORED]] * 3
+        for node in nodes:
+            assert len(await node.get(EPOCH, [r.record for r in rows], ())) == 3
+    finally:
+        for node in nodes:
+            await node.close()
+
+
+async def test_statistics_say_what_the_promise_rests_on(store):
+    settings = (await store.statistics()).settings
+    assert "zones 3" in settings["replication"]
+    assert [v for k, v in settings.items() if k.startswith("commitlog_sync ")] == ["batch"] * 3
+
+
+async def test_a_closed_store_says_so(members):
+    store = await connected(members)
+    await store.close()
+    with pytest.raises(StorageError):
+        await store.find([bytes(16)])
+
+
+async def test_a_cluster_that_nobody_answers_for_is_a_storage_error(members):
+    with pytest.raises(StorageError):
+        await connected(members, contact_points=["127.255.255.254:9"])
+
+
+async def test_a_member_that_acknowledges_before_it_writes_is_refused(members):
+    path = members.folder / "c" / "cassandra.yaml"
+    good = path.read_text()
+    path.write_text(json.dumps(json.loads(good) | {"commitlog_sync": "periodic", "commitlog_sync_period": "10s"}))
+    try:
+        members.kill("c")
+        await members.start_member("c")
+        with pytest.raises(PolicyError, match="commitlog_sync: expected batch or group, got periodic"):
+            await connected(members)
+    finally:
+        path.write_text(good)
+        members.kill("c")
+        await members.start_member("c")
+
+
+@pytest.mark.parametrize(
+    ("replication", "zones", "reason"),
+    [
+        ({"class": "org.apache.cassandra.locator.SimpleStrategy", "replication_factor": "3"}, {}, "SimpleStrategy"),
+        ({"class": NETWORK, "one": "2"}, {"one": "abc"}, "got 2"),
+        ({"class": NETWORK, "one": "3"}, {"one": "aab"}, "3 replicas in 2 zones of one"),
+        ({"class": NETWORK, "one": "3"}, {}, "3 replicas in 0 zones"),
+    ],
+)
+def test_fewer_than_one_copy_in_each_of_three_zones_is_refused(replication, zones, reason):
+    with pytest.raises(PolicyError, match=reason):
+        check_replication(replication, zones)
+
+
+@pytest.mark.parametrize("zones", [{"one": "abc"}, {"a": "r", "b": "r", "c": "r"}])
+def test_three_racks_or_three_data_centres_will_do(zones):
+    check_replication({"class": NETWORK} | {dc: str(3 // len(zones)) for dc in zones}, zones)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "contact_points"),
+        (POINTS | {"consistency": "ONE"}, "unknown consistency"),
+        ({"contact_points": ["127.0.0.11"]}, "address:port"),
+        (POINTS | {"keyspace": "a; DROP"}, "keyspace"),
+        (POINTS | {"username": "u"}, "both or none"),
+        (POINTS | {"username": "u", "password_file": "none"}, "FileNotFoundError"),
+        (POINTS | {"username": "u", "password_file": "open"}, "0644"),
+    ],
+)
+def test_settings_that_are_not_known_or_not_safe_are_refused(settings, reason, tmp_path):
+    (tmp_path / "open").write_text("secret")
+    (tmp_path / "open").chmod(0o644)
+    with pytest.raises(PolicyError, match=reason):
+        Settings.parse(settings, tmp_path)
+
+
+def test_settings_are_read(tmp_path):
+    (tmp_path / "pw").write_text("secret\n")
+    (tmp_path / "pw").chmod(0o600)
+    settings = {"contact_points": ["[::1]:9042", "db:1"], "zone": "b", "username": "u", "password_file": "pw"}
+    parsed = Settings.parse(settings | {"ca_file": "ca.pem"}, tmp_path)
+    assert parsed.contact_points == (("::1", 9042), ("db", 1))
+    assert (parsed.keyspace, parsed.zone, parsed.login) == ("anwen", "b", ("u", "secret"))
+    assert parsed.ca_file == Path(tmp_path / "ca.pem")

@@ -26,7 +26,7 @@ from anwen.errors import IntegrityError, UnavailableError
 
 START_S, STOP_S, FETCH_S = 180.0, 20.0, 600.0
 JAVA = 17
-READY = b"Starting listening for CQL clients"
+READY = b"Startup complete"
 _STEP_S = 0.05
 _HERE = Path(__file__).parent
 
@@ -164,7 +164,7 @@ class Cluster:
         if self._jars is None:
             self._jars = await asyncio.to_thread(fetch, self._cache)
         folder = self.folder / zone
-        if not folder.exists():
+        if not (folder / "cassandra.yaml").exists():
             self._configure(zone, folder)
         with (folder / "log").open("ab") as log:
             self._log_from[zone] = log.tell()
@@ -246,7 +246,7 @@ class Cluster:
         ]  # fmt: skip
 
     def _configure(self, zone: str, folder: Path) -> None:
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         (folder / "cassandra-rackdc.properties").write_text(f"dc=zones\nrack={zone}\n")
         (folder / "logback.xml").write_text(_LOGBACK)
         # JSON is YAML

@@ -23,6 +23,7 @@ _BURSTS = 32
 
 _ROW = "SELECT record, version, body, verified, deleted FROM {ks}.row WHERE record IN ?"
 _POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
+_VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ?"
 _ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
 _POSTING_KEYS = "SELECT DISTINCT label FROM {ks}.posting"
 _SUBJECT = "SELECT record FROM {ks}.subject WHERE subject = ? AND collection = ? AND record > ? LIMIT ?"
@@ -183,7 +184,22 @@ def bucket(record: bytes) -> int:
 async def list_subjects(
     session: Session, collection: int, subjects: Sequence[bytes], after: bytes, limit: int
 ) -> list[bytes]:
-    """Return at most `limit` record ids greater than `after`, ascending."""
+    """Return at most `limit` record ids greater than `after`, ascending; none whose row a cut-off put did not reach."""
+    found: list[bytes] = []
+    while len(found) < limit:
+        page = await _listed(session, collection, subjects, after, limit)
+        parts = await session.run(_VERSIONS, groups(page))
+        there = {r for part in parts for r, version, gone in part if version is not None and version > (gone or 0)}
+        found += [record for record in page if record in there]
+        if len(page) < limit:
+            break
+        after = page[-1]
+    return found[:limit]
+
+
+async def _listed(
+    session: Session, collection: int, subjects: Sequence[bytes], after: bytes, limit: int
+) -> list[bytes]:
     if subjects:
         keys = [(subject, collection, after, limit) for subject in dict.fromkeys(subjects)]
         return sorted({r for part in await session.run(_SUBJECT, keys) for (r,) in part})[:limit]

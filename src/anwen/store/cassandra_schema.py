@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,6 +14,7 @@ from anwen.errors import PolicyError, StorageError
 from anwen.store.cassandra_session import Session
 
 REPLICAS = 3
+GOSSIP_S = 10.0
 _TABLES = {
     # a version of a record: visible when it is there, and above `deleted`
     "row": "record blob, version bigint, body blob, verified boolean, deleted bigint static, "
@@ -30,7 +33,7 @@ async def make(session: Session) -> None:
     """Make keyspace and tables, unless they are there. Raises StorageError."""
     if await _replication(session) is None:
         await session.define(
-            f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(_zones(session))}"
+            f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"
         )
     there = await tables(session)
     for name, columns in _TABLES.items():
@@ -73,7 +76,7 @@ async def check(session: Session) -> dict[str, str]:
     replication = await _replication(session)
     if replication is None:
         raise StorageError(f"store cassandra: no keyspace {session.keyspace}")
-    check_replication(replication, _zones(session))
+    check_replication(replication, await _zones(session))
     found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items()))}
     for host in session.cluster.metadata.all_hosts():
         place = f"{host.datacenter}/{host.rack}/{host.address}"
@@ -120,11 +123,17 @@ async def _replication(session: Session) -> dict[str, str] | None:
     return dict(rows[0][0]) if rows else None
 
 
-def _zones(session: Session) -> dict[str, set[str]]:
-    zones: dict[str, set[str]] = defaultdict(set)
-    for host in session.cluster.metadata.all_hosts():
-        zones[host.datacenter].add(host.rack)
-    return zones
+async def _zones(session: Session) -> dict[str, set[str]]:
+    """Return the racks of each data centre; members that start together learn of each other within seconds."""
+    until = time.monotonic() + GOSSIP_S
+    while True:
+        zones: dict[str, set[str]] = defaultdict(set)
+        for host in session.cluster.metadata.all_hosts():
+            zones[host.datacenter].add(host.rack)
+        if sum(map(len, zones.values())) >= REPLICAS or time.monotonic() > until:
+            return zones
+        await asyncio.sleep(0.25)  # gossip makes a round a second, and tells nobody when it is done
+        await session.refresh()
 
 
 def _one_a_zone(zones: Mapping[str, Iterable[str]]) -> str:

@@ -6,6 +6,7 @@ The driver answers in a thread of its own; a call wakes the event loop once, whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import ssl
@@ -36,13 +37,15 @@ Row = tuple[Any, ...]
 
 PROTOCOL = 4
 """Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
-IN_FLIGHT = 128
-"""Statements of one call under way at a time."""
-CONNECT_S, REQUEST_S, HEARTBEAT_S, RECONNECT_S = 2.0, 4.0, 1.0, 1.0
-HEDGE_S, HEDGE_MOST_S, HEDGES = 0.05, 0.5, 2
-"""An idempotent statement without an answer after HEDGE_S, or four times the usual, goes to the next member, too."""
+IN_FLIGHT, BULKS = 64, 2
+"""Statements of one call under way at a time, and calls of more than that: others would but wait in the members."""
+CONNECT_S, REQUEST_S, HEARTBEAT_S, RECONNECT_S = 4.0, 4.0, 1.0, 1.0
+HEDGE_S, HEDGE_IF_S, HEDGES = 0.05, 0.25, 2
+"""A statement without an answer after so long, or four times the usual, goes to the next member, too. Conditional ones
+wait longer: two attempts get in each other's way."""
 RETRIES = 3
 _UNAVAILABLE = (DriverException, NoHostAvailable)
+_UNANSWERED = (OperationTimedOut, WriteTimeout)
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
 
 
@@ -104,38 +107,43 @@ class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no t
         return int(HostDistance.LOCAL if own else HostDistance.REMOTE)
 
     def make_query_plan(self, working_keyspace: str | None = None, query: object = None) -> Iterator[Host]:
-        hosts = list(super().make_query_plan(working_keyspace, query))
-        return iter(sorted(hosts, key=self.distance))
+        hosts = sorted(super().make_query_plan(working_keyspace, query), key=self.distance)
+        return iter([*hosts, *hosts])  # whoever was asked in vain may be asked again
+
+
+def _conditional(statement: Any) -> bool:
+    prepared = getattr(statement, "prepared_statement", None)
+    return prepared is not None and " IF " in prepared.query_string
 
 
 class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
-    """Idempotent statements go to the next member; a conditional one that was cut off is looked at anew."""
+    """Everything is asked again; conditional statements that collided are looked at anew by whoever sent them."""
 
-    def _again(self, query: Any, retry_num: int) -> tuple[int, Any]:
-        again = bool(query.is_idempotent) and retry_num < RETRIES
-        return (self.RETRY_NEXT_HOST if again else self.RETHROW), None
+    def _same(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
+        again = retry_num < RETRIES and not _conditional(query)
+        return (self.RETRY if again else self.RETHROW), None
 
-    def on_read_timeout(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
-        return self._again(query, retry_num)
+    def _next(self, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
+        return (self.RETRY_NEXT_HOST if retry_num < RETRIES else self.RETHROW), None
 
-    def on_write_timeout(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
-        return self._again(query, retry_num)
-
-    def on_request_error(self, query: Any, *_: Any, retry_num: int, **__: Any) -> tuple[int, Any]:
-        return self._again(query, retry_num)
+    on_read_timeout = on_write_timeout = _same
+    on_unavailable = on_request_error = _next
 
 
 class _Hedge(SpeculativeExecutionPolicy):  # type: ignore[misc]  # the driver has no types
-    """Asks the next member after a delay that follows the usual one: a busy cluster is not asked everything twice."""
+    """Asks the next member after a delay that follows what is usual: a busy cluster is not asked everything twice."""
 
     def __init__(self) -> None:
-        self.usual_s = 0.0
+        self.usual_s: dict[bytes, float] = {}  # of each prepared statement
 
-    def new_plan(self, _keyspace: object, _statement: object) -> _HedgePlan:
-        return _HedgePlan(min(max(HEDGE_S, 4 * self.usual_s), HEDGE_MOST_S))
+    def new_plan(self, _keyspace: object, statement: Any) -> _HedgePlan:
+        prepared = getattr(statement, "prepared_statement", None)
+        usual_s = self.usual_s.get(prepared.query_id, 0.0) if prepared else REQUEST_S
+        return _HedgePlan(max(HEDGE_IF_S if _conditional(statement) else HEDGE_S, 4 * usual_s))
 
-    def answered(self, seconds: float) -> None:
-        self.usual_s += (seconds - self.usual_s) / 64
+    def answered(self, prepared: PreparedStatement, seconds: float) -> None:
+        usual_s = self.usual_s.setdefault(prepared.query_id, 0.0)
+        self.usual_s[prepared.query_id] += (seconds - usual_s) / 64
 
 
 class _HedgePlan:
@@ -147,7 +155,7 @@ class _HedgePlan:
 
 
 class Session:
-    """A connection to all members. Statements are prepared once; those with IF are sent once, and not hedged."""
+    """A connection to all members. Statements are prepared once, and asked of other members when one is slow."""
 
     def __init__(self, settings: Settings) -> None:
         """Take settings; `open` connects."""
@@ -166,9 +174,10 @@ class Session:
             ssl_context=tls, protocol_version=PROTOCOL, connect_timeout=CONNECT_S, control_connection_timeout=CONNECT_S,
             idle_heartbeat_interval=HEARTBEAT_S, idle_heartbeat_timeout=HEARTBEAT_S,
             reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
-            max_schema_agreement_wait=CONNECT_S, monitor_reporting_enabled=False,
+            max_schema_agreement_wait=CONNECT_S, prepare_on_all_hosts=False, monitor_reporting_enabled=False,
         )  # fmt: skip
         self._prepared: dict[str, PreparedStatement] = {}
+        self._bulks = asyncio.Semaphore(BULKS)
         self._closed = False
 
     async def open(self) -> None:
@@ -183,6 +192,10 @@ class Session:
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self.cluster.shutdown)
+
+    async def refresh(self) -> None:
+        """Ask the members again who there is. Raises StorageError."""
+        await self._blocking(self.cluster.refresh_nodes)
 
     async def define(self, statement: str) -> None:
         """Change the schema; returns when the members that are up agree. Raises StorageError."""
@@ -210,13 +223,15 @@ class Session:
         """
         if not keys:
             return []
-        return await _Flight(self._session, await self._prepare(statement), keys, self._hedge).run()
+        prepared = await self._prepare(statement)
+        async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
+            return await _Flight(self._session, prepared, keys, self._hedge).run()
 
     async def applied(self, statement: str, keys: Sequence[Sequence[object]]) -> list[bool]:
-        """Run a conditional statement for each of `keys`; return which are known to have been applied.
+        """Run a conditional statement for each of `keys`; return which were applied, and answered so.
 
-        False also where the answer was lost: what became of it the next read or condition tells, as either settles a
-        round that was cut off.
+        False also where the answer was lost, or went to an attempt that was given up: whoever looks then finds the
+        condition changed by himself, and whoever tries again settles a round that was cut off.
         """
         found = await self.run(statement, keys)
         return [bool(rows and rows[0][0]) for rows in found]
@@ -227,7 +242,7 @@ class Session:
         if statement not in self._prepared:
             text = statement.replace("{ks}", self.keyspace)
             prepared = await self._blocking(lambda: self._session.prepare(text))
-            prepared.is_idempotent = " IF " not in statement
+            prepared.is_idempotent = True
             self._prepared[statement] = prepared
         return self._prepared[statement]
 
@@ -247,7 +262,7 @@ class _Flight:
         self._session, self._prepared, self._hedge = session, prepared, hedge
         self._queue: Iterable[tuple[int, Sequence[object]]] = iter(enumerate(keys))
         self._rows: list[list[Row]] = [[]] * len(keys)
-        self._left = len(keys)
+        self._open = set(range(len(keys)))
         self._lock = threading.Lock()  # answers come in one thread, the first statements are sent from another
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
@@ -267,31 +282,27 @@ class _Flight:
         try:
             future = self._session.execute_async(self._prepared.bind(key))
         except Exception as error:  # noqa: BLE001 - in the driver's thread there is nobody else to tell
-            self._failed(error, index)
+            self._failed(error, index, begun)
             return
-        future.add_callbacks(self._answered, self._failed, callback_args=(index, begun), errback_args=(index,))
+        future.add_callbacks(self._answered, self._failed, callback_args=(index, begun), errback_args=(index, begun))
 
     def _answered(self, rows: list[Row] | None, index: int, begun: float) -> None:
-        self._hedge.answered(time.perf_counter() - begun)
-        self._rows[index] = rows or []
-        self._one_less()
-        self._send()
-
-    def _failed(self, error: BaseException, index: int) -> None:
-        lost = isinstance(error, (OperationTimedOut, WriteTimeout)) and not self._prepared.is_idempotent
-        if not lost:
-            self._wake(_error(error))
-            return
-        self._rows[index] = []
-        self._one_less()
-        self._send()
-
-    def _one_less(self) -> None:
         with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:
+            if index not in self._open:
+                return  # the driver tells each answer of a hedged statement; the first counts
+            self._rows[index] = rows or []
+            self._open.remove(index)
+        self._hedge.answered(self._prepared, time.perf_counter() - begun)
+        if self._open:
+            self._send()
+        else:
             self._wake(None)
+
+    def _failed(self, error: BaseException, index: int, begun: float) -> None:
+        if isinstance(error, _UNANSWERED) and " IF " in self._prepared.query_string:
+            self._answered(None, index, begun)
+        elif index in self._open:
+            self._wake(_error(error))
 
     def _wake(self, error: Exception | None) -> None:
         def settle() -> None:

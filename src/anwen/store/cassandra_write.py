@@ -44,8 +44,7 @@ _TAKE = (
 _FREE = "UPDATE {ks}.posting SET owner = 0x, owner_mac = 0x WHERE label = ? IF owner = ? AND owner_version <= ?"
 _SUBJECT = "INSERT INTO {ks}.subject (subject, collection, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
 _LISTING = "INSERT INTO {ks}.listing (collection, bucket, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
-_FIRST = "INSERT INTO {ks}.row (record, version, body, verified) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
-_NEXT = "INSERT INTO {ks}.row (record, version, body, verified) VALUES (?, ?, ?, ?) IF NOT EXISTS"
+_CLAIM = "INSERT INTO {ks}.row (record, version, body, verified) VALUES (?, ?, ?, ?) IF NOT EXISTS"
 
 _MARK = "UPDATE {ks}.row USING TIMESTAMP ? SET deleted = ? WHERE record = ?"
 _REMOVE = "DELETE FROM {{ks}}.{} USING TIMESTAMP ? WHERE record = ? AND version <= ?"
@@ -121,7 +120,7 @@ class Put:
             for i in wave:
                 tries[i] += 1
             pending = [i for i in pending if i not in results]
-        await self._give_back([self._rows[i] for i, r in results.items() if r.outcome is not Outcome.STORED])
+        await self._give_back()
         return [results[i] for i in range(len(self._rows))]
 
     async def _wave(self, rows: Sequence[PutRow]) -> list[PutResult | None]:
@@ -293,14 +292,8 @@ class Put:
 
     async def _claim(self, taking: Sequence[_Taking]) -> None:
         """Make rows visible. Commit point: before it a put is invisible, after it complete but for old labels."""
-        first = [t for t in taking if t.row.version == 1]
-        after = [t for t in taking if t.row.version > 1]
-
-        def key(t: _Taking) -> tuple[object, ...]:
-            return (t.row.record, t.row.version, read.body(t.row, t.labels, t.unique()), t.row.verified)
-
-        await self._session.run(_FIRST, [(*key(t), t.at) for t in first])
-        for t, applied in zip(after, await self._session.applied(_NEXT, [key(t) for t in after]), strict=True):
+        keys = [(t.row.record, t.row.version, read.body(t.row, t.labels, t.unique()), t.row.verified) for t in taking]
+        for t, applied in zip(taking, await self._session.applied(_CLAIM, keys), strict=True):
             t.lost = not applied
 
     def _stored_labels(self, row: PutRow) -> set[bytes]:
@@ -319,15 +312,14 @@ class Put:
         ]
         await bury(self._session, gone)
 
-    async def _give_back(self, rows: Sequence[PutRow]) -> None:
-        """Leave what rows took that were refused in the end, and slots that others took on the way."""
-        await self._leave(list(self._entered))
-        refused = {(r.record, r.version) for r in rows}
-        taken = [t for t in self._taken if t[1:] in refused]
-        known = await read.rows(self._session, {record for _, record, _ in taken})
-        # another writer of the same version may have stored it under the same value
-        free = [t for t in taken if t[1] not in known or t[0] not in known[t[1]].held()]
-        await bury(self._session, [_Burial(*t, unique=True) for t in free])
+    async def _give_back(self) -> None:
+        """Leave what rows took that were refused in the end, and slots that they took on the way."""
+        known = await read.rows(self._session, {r for *_, r, _ in self._entered} | {r for _, r, _ in self._taken})
+        # what a stored row names stays: a claim may have been applied although its answer was lost, and another writer
+        # of the same version may have stored it under the same value
+        held = {(label, record) for record, here in known.items() for label in here.held()}
+        await self._leave([e for e in self._entered if (e.label, e.record) not in held])
+        await bury(self._session, [_Burial(*t, unique=True) for t in self._taken if t[:2] not in held])
 
 
 class _Burial(NamedTuple):
