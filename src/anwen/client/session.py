@@ -118,7 +118,8 @@ class Session:
         sent_s = time.monotonic()
         self.health.sent(recipient)
         try:
-            answer = await self.transport.call(recipient, op, grant, body, self.timing.request_s)
+            within_s = min(self.timing.request_s, self.timing.deadline_s)
+            answer = await self.transport.call(recipient, op, grant, body, within_s)
         except OverloadedError as error:
             self.health.refused(recipient, error.retry_after_s or FIRST_PAUSE_S, time.monotonic())
             raise
