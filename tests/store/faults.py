@@ -165,14 +165,11 @@ class Load:
 
     async def check(self, store, *, stepwise=False):
         """Every record is in the state that its writer was told of, or in one of two where no answer came."""
-        records, owner = list(self.told), {}
-        got = {}
-        for g in await store.get(EPOCH, records, ()):
+        rows, owned, listed = await self._seen(store)
+        got, owner = {}, {}
+        for g in rows:
             got.setdefault(g.record, []).append(g)
-        wanted = [la for told in self.told.values() for la in told.mentioned()]
-        owned = {wanted[h.label_row]: h.record for h in await store.find(wanted)}
-        subjects = [(told.rows or [told.open])[0].subject for told in self.told.values()]
-        assert await store.list_subjects(1, subjects, bytes(16), len(records)) == sorted(got)
+        assert listed == sorted(got)
         for record, told in self.told.items():
             found = shown(got.get(record, []))
             states = [rows for rows in told.states() if shown(rows) == found]
@@ -188,6 +185,18 @@ class Load:
                 last, slots = told.rows[-1], told.slots[-1]
                 assert {p.labels[s] for p, s in zip(last.postings, slots, strict=True) if s != NOWHERE} <= mine
         assert await store.get(EPOCH, [r.record for r in self.refused], ()) == []
+
+    async def _seen(self, store):
+        """Rows, owners of labels and listed ids, of one state: a call without answer may take effect while we look."""
+        records = list(self.told)
+        wanted = [la for told in self.told.values() for la in told.mentioned()]
+        subjects = [(told.rows or [told.open])[0].subject for told in self.told.values()]
+        while True:
+            rows = await store.get(EPOCH, records, ())
+            owned = {wanted[h.label_row]: h.record for h in await store.find(wanted)}
+            listed = await store.list_subjects(1, subjects, bytes(16), len(records))
+            if rows == await store.get(EPOCH, records, ()):  # each open call changes it once
+                return rows, owned, listed
 
 
 async def patiently(call, *arguments, within_s=30.0):
