@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -24,15 +23,14 @@ _numbers = itertools.count()
 @contextlib.contextmanager
 def running_server(address="127.0.0.1"):
     """A server in a folder that its user can reach, which pytest's own folders are not."""
-    folder = Path(tempfile.mkdtemp(prefix="anwen-postgresql-"))
-    folder.chmod(0o711)
-    server = postgresql.Server(folder / "server", address)
-    try:
-        asyncio.run(server.start())
-        yield server
-    finally:
-        asyncio.run(server.stop())
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="anwen-postgresql-") as name:
+        Path(name).chmod(0o711)
+        server = postgresql.Server(Path(name) / "server", address)
+        try:
+            asyncio.run(server.start())
+            yield server
+        finally:
+            asyncio.run(server.stop())
 
 
 def execute(server, *statements, dbname="postgres"):
