@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
@@ -215,13 +214,20 @@ async def _listed(
 
 async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]) -> Statistics:
     """Return counts: reads the keys of all rows and postings."""
-    visible: Counter[bytes] = Counter()
-    unverified = 0
-    for record, version, verified, deleted in await session.scan(_ROW_KEYS):
+    records, versions, unverified = await session.scan(_ROW_KEYS, _count)
+    postings = await session.scan(_POSTING_KEYS, lambda keys: sum(1 for _ in keys))
+    size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
+    return Statistics(records, versions, postings, unverified, size_bytes, settings)
+
+
+def _count(keys: Iterator[tuple[bytes, int | None, bool, int | None]]) -> tuple[int, int, int]:
+    """Return numbers of visible records, of their versions, and of those that are not verified."""
+    records = versions = unverified = 0
+    last = None
+    for record, version, verified, deleted in keys:  # a record's rows come together
         if version is not None and (deleted is None or version > deleted):
-            visible[record] += 1
+            records += record != last
+            versions += 1
             unverified += not verified
-    postings = {label for (label,) in await session.scan(_POSTING_KEYS)}
-    counts = (len(visible), visible.total(), len(postings))
-    size_bytes = max(disk_bytes, 16 * sum(counts))  # members write to their disks' tables from time to time
-    return Statistics(*counts, unverified, size_bytes, settings)
+            last = record
+    return records, versions, unverified

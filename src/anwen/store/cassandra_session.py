@@ -12,10 +12,10 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cassandra import ConsistencyLevel, DriverException, OperationTimedOut, WriteTimeout
 from cassandra.auth import PlainTextAuthProvider
@@ -34,6 +34,7 @@ from cassandra.query import PreparedStatement, tuple_factory
 from anwen.errors import PolicyError, StorageError
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 PROTOCOL = 4
 """Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
@@ -44,6 +45,7 @@ HEDGE_S, HEDGE_IF_S, HEDGES = 0.05, 0.25, 2
 """A statement without an answer after so long, or four times the usual, goes to the next member, too. Conditional ones
 wait longer: two attempts get in each other's way."""
 RETRIES = 3
+PAGE = 2000
 _UNAVAILABLE = (DriverException, NoHostAvailable)
 _UNANSWERED = (OperationTimedOut, WriteTimeout)
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
@@ -207,13 +209,12 @@ class Session:
         rows: list[Row] = await self._blocking(call)
         return rows
 
-    async def scan(self, statement: str) -> Iterator[Row]:
-        """Return all rows of a table, page by page as they are taken, in this thread. Raises StorageError."""
-        prepared = await self._prepare(statement)
-        bound = prepared.bind(())
-        bound.fetch_size = 2000
-        rows: list[Row] = await self._blocking(lambda: list(self._session.execute(bound, timeout=60.0)))
-        return iter(rows)
+    async def scan(self, statement: str, take: Callable[[Iterator[Row]], T]) -> T:
+        """Return what `take` makes of all rows of a table, fetched page by page, in a thread. Raises StorageError."""
+        bound = (await self._prepare(statement)).bind(())
+        bound.fetch_size = PAGE
+        result: T = await self._blocking(lambda: take(iter(self._session.execute(bound, timeout=10 * REQUEST_S))))
+        return result
 
     async def run(self, statement: str, keys: Sequence[Sequence[object]]) -> list[list[Row]]:
         """Run one statement for each of `keys`; return their rows in the order of the keys.
