@@ -24,7 +24,6 @@ from anwen.rehearse.outage.network import Network, network
 from anwen.rehearse.outage.zones import (
     ZONES,
     Zones,
-    clock_library,
     clock_prefix,
     make_folder,
     member_folders,
@@ -135,7 +134,7 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
         try:
             outcome = Outcome(settings, links.title)
             say(links.title)
-            wanted = _possible(outcome, links, clock_library())
+            wanted = _possible(outcome, links)
             async with _running(folder / "vault", settings, links, wanted) as zones:
                 with contextlib.suppress(_RunError):  # a run says why
                     await _Rehearsal(outcome, zones, say).run(wanted)
@@ -151,16 +150,15 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _possible(outcome: Outcome, links: Network, library: str) -> list[str]:
+def _possible(outcome: Outcome, links: Network) -> list[str]:
     """Return the faults that can be made here; notes why the others cannot."""
     missing = {
         "cut": "no network namespaces",
         "slow": "no network namespaces",
         "mount": "no file system of its own for each zone",
-        "clock": "the library of the Debian package faketime is not installed",
         "member": f"{outcome.settings.engine} has no member in a zone",
     }
-    can = links.can | ({"clock"} if library else set()) | (set() if outcome.settings.engine == "sqlite" else {"member"})
+    can = links.can | (set() if outcome.settings.engine == "sqlite" else {"member"})
     for name in outcome.settings.faults:
         if (needs := FAULTS[name].needs) and needs not in can:
             outcome.skipped[name] = missing[needs]
@@ -172,12 +170,11 @@ async def _running(path: Path, settings: Settings, links: Network, wanted: Seque
     text = resources.files("anwen").joinpath("rehearse", "outage", "vault.toml").read_text(encoding="utf-8")
     disk_bytes = DISK_BYTES.get(settings.engine, SERVERS_DISK_BYTES) if "disk" in wanted else 0
     folder = make_folder(path, text, links, settings.engine, disk_bytes)
-    library = clock_library() if "skew" in wanted else ""
 
     def prefix(zone: str) -> list[str]:
-        return [*links.prefix(zone), *clock_prefix(folder, zone, library)]
+        return links.prefix(zone) + (clock_prefix(folder, zone) if "skew" in wanted else [])
 
-    servers = database(settings.engine, member_folders(folder, path.with_name("store")), links.hosts, prefix)
+    servers = database(settings.engine, member_folders(folder, path.with_name("store")), links.hosts, links.prefix)
     use_database(folder, servers)
     zones = await Zones.start(folder, links, servers, prefix)
     try:
