@@ -22,7 +22,7 @@ async def connect(engine: str, settings: Mapping[str, object], folder: Path) -> 
 
     Raises:
         PolicyError: no such engine, its extra is not installed, settings that it does not know, or servers whose own
-            settings break a promise. StorageError: it cannot be reached, or is damaged.
+            settings break a promise. StorageError: it is damaged. UnavailableError: it cannot be reached.
     """
     if engine not in ENGINES:
         raise PolicyError(f"engine {engine}: expected one of {', '.join(ENGINES)}")
