@@ -38,6 +38,7 @@ def test_p99_counts_from_the_planned_start_and_takes_failures_in():
     log = [*steady("read", 10, 20, took=0.01), *(op("read", 12, took=2.0, outcome="deadline") for _ in range(5))]
     assert figures.p99(log, 9.9, 20) == pytest.approx(2.0)
     assert figures.p99([], 0, 1) == 0
+    assert figures.p99([op("read", 5 + i, took=i) for i in range(1, 201)], 4, 6) == pytest.approx(198)
 
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=300))
