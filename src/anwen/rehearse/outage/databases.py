@@ -23,6 +23,8 @@ class Database(Protocol):
     """An engine's servers in the zones. What a zone does not have is left alone."""
 
     engine: str
+    needed: str
+    """The zone without which nothing can be read; "": none."""
 
     async def start(self) -> None:
         """Start all members and return when they serve. Raises UnavailableError."""
@@ -49,7 +51,7 @@ class Database(Protocol):
 class Sqlite:
     """One file, opened by the nodes of all zones: no process, and nothing of it is in a zone."""
 
-    engine = "sqlite"
+    engine, needed = "sqlite", ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,7 +81,7 @@ class Sqlite:
 class Cassandra:
     """A member in each zone."""
 
-    engine = "cassandra"
+    engine, needed = "cassandra", ""
 
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         from anwen.rehearse.cassandra import Cluster  # noqa: PLC0415
@@ -113,7 +115,7 @@ class Cassandra:
 class Postgresql:
     """One server in one zone: what it does when its zone is lost is measured, and promised by nobody."""
 
-    engine = "postgresql"
+    engine, needed = "postgresql", SERVER_ZONE
 
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         self._server = postgresql.Server(folder, hosts[SERVER_ZONE], 5432, prefix(SERVER_ZONE))
