@@ -39,6 +39,7 @@ async def make(session: Session) -> None:
     for name, columns in _TABLES.items():
         if name not in there:
             await _make_table(session, name, columns)
+    await session.agree()  # another node may be making them at this moment
 
 
 async def tables(session: Session) -> set[str]:

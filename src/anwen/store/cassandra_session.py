@@ -203,6 +203,11 @@ class Session:
         """Change the schema; returns when the members that are up agree. Raises StorageError."""
         await self._blocking(lambda: self._session.execute(statement, timeout=10 * REQUEST_S))
 
+    async def agree(self) -> None:
+        """Return when the members that are up know of the same tables, or 4 s have passed: a hung one may never."""
+        with contextlib.suppress(StorageError):
+            await self._blocking(self.cluster.refresh_schema_metadata)
+
     async def member(self, host: Host, statement: str) -> list[Row]:
         """Return what one member says of itself. Raises StorageError."""
         call = lambda: list(self._session.execute(statement, host=host, timeout=CONNECT_S))  # noqa: E731
