@@ -14,6 +14,7 @@ from anwen.access import connect, connect_async, open_async
 from anwen.access import open as open_embedded
 from anwen.cli import output
 from anwen.cli.rights import Fits
+from anwen.client.session import Timing
 from anwen.client.sync import Vault
 from anwen.client.vault import AsyncVault
 from anwen.errors import GrantError, NotFoundError
@@ -23,6 +24,8 @@ from anwen.vault_folder import VaultFolder
 
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+TIMING = Timing(deadline_s=10.0)
+"""A person waits: a vault that does not run is said not to, after tries that outlive any one lost zone."""
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Settings:
         """Return the vault: connected, or embedded in this process."""
         folder = self.folder()
         opener = open_embedded if self.embedded else connect
-        return opener(folder.path, key=self.key, purpose=self.why(folder.policy(), fits))
+        return opener(folder.path, key=self.key, purpose=self.why(folder.policy(), fits), timing=TIMING)
 
     async def ask_async(self, fits: Fits) -> AsyncVault:
         """Return the vault for code with an event loop."""
@@ -98,7 +101,7 @@ class Settings:
         purpose = self.why(folder.policy(), fits)
         if self.embedded:
             return await open_async(folder.path, key=self.key, purpose=purpose)
-        return connect_async(folder.path, key=self.key, purpose=purpose)
+        return connect_async(folder.path, key=self.key, purpose=purpose, timing=TIMING)
 
     def another(self, vault: Vault, fits: Fits) -> Vault:
         """Return the vault for its purpose if that fits, else for another of the principal's that does.
