@@ -34,6 +34,15 @@ def test_the_gap_of_the_worst_client_counts_though_others_went_on():
     assert figures.summarise(log, AT, {}, 0.05).gap_s["write"] == pytest.approx(2.05)
 
 
+def test_what_the_return_costs_is_told_apart_from_what_the_fault_does():
+    log = [
+        op for kind in figures.KINDS for op in [*steady(kind, 0, 12), *steady(kind, 12.5, 21), *steady(kind, 23, 30)]
+    ]
+    found = figures.summarise(log, AT, {}, 0.05)
+    assert found.gap_fault_s["find"] == pytest.approx(0.55)
+    assert found.gap_s["find"] == pytest.approx(2.05)
+
+
 def test_p99_counts_from_the_planned_start_and_takes_failures_in():
     log = [*steady("read", 10, 20, took=0.01), *(op("read", 12, took=2.0, outcome="deadline") for _ in range(5))]
     assert figures.p99(log, 9.9, 20) == pytest.approx(2.0)
@@ -83,7 +92,7 @@ def test_duplicates_are_numbers_in_more_than_one_record():
 
 
 GOOD = Figures(
-    gap_s=dict.fromkeys(figures.KINDS, 0.2), p99_s=dict.fromkeys(figures.KINDS, 0.1),
+    gap_s=dict.fromkeys(figures.KINDS, 0.2), gap_fault_s={"write": 0.1, "read": 0.2}, p99_s=dict.fromkeys(figures.KINDS, 0.1),
     p99_before_s=dict.fromkeys(figures.KINDS, 0.05), pace=1.0,
 )  # fmt: skip
 
@@ -92,7 +101,7 @@ GOOD = Figures(
     ("engine", "changes", "said"),
     [
         ("cassandra", {}, []),
-        ("cassandra", {"gap_s": {"write": 0.1, "read": 0.31}}, ["longest gap 0.31 s"]),
+        ("cassandra", {"gap_s": {"write": 0.1, "read": 0.31}}, ["longest gap 0.31 s, until the return began 0.20 s"]),
         ("sqlite", {"gap_s": {"write": 0.1, "read": 0.31}}, []),
         ("cassandra", {"p99_s": {"write": 0.3}, "p99_before_s": {"write": 0.05}}, ["p99 6.0 times that before"]),
         ("cassandra", {"errors": {"quorum": 2}}, ["2 errors (quorum)"]),

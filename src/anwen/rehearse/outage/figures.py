@@ -58,7 +58,8 @@ class Figures:
     errors_before: int = 0  # of those, ended before the fault: the machine's fault, not ours
     in_doubt: int = 0  # failed writes: they may be there all the same
     stale: int = 0
-    gap_s: dict[str, float] = field(default_factory=dict)
+    gap_s: dict[str, float] = field(default_factory=dict)  # to the end of the run, so the zone's return is in it
+    gap_fault_s: dict[str, float] = field(default_factory=dict)  # until the return began
     gap_before_s: dict[str, float] = field(default_factory=dict)
     p99_s: dict[str, float] = field(default_factory=dict)
     p99_before_s: dict[str, float] = field(default_factory=dict)
@@ -90,6 +91,7 @@ def summarise(log: Sequence[Operation], at: Moments, known: Mapping[str, int], e
         mine = [o for o in log if o.kind == kind]
         each = [[o for o in mine if o.client == c] for c in clients]
         found.gap_s[kind] = max((longest_gap(e, at.fault - LEAD_S, at.end) for e in each), default=math.inf)
+        found.gap_fault_s[kind] = max((longest_gap(e, at.fault - LEAD_S, at.restore) for e in each), default=math.inf)
         found.gap_before_s[kind] = max((longest_gap(e, at.begin, at.fault) for e in each), default=math.inf)
         found.p99_s[kind] = p99(mine, at.fault, at.restore)
         found.p99_before_s[kind] = p99(mine, at.begin, at.fault)

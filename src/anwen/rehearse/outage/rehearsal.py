@@ -371,7 +371,7 @@ def broken(run: Run, engine: str) -> list[str]:
         found.append(f"{sum(f.errors.values())} errors ({', '.join(sorted(f.errors))}){before}")
     gap, limit = max(f.gap_s.values()), GAP_S.get(run.fault)
     if "gap" in promised and limit and gap > limit:
-        found.append(f"longest gap {gap:.2f} s")
+        found.append(f"longest gap {gap:.2f} s, until the return began {max(f.gap_fault_s.values()):.2f} s")
     if "p99" in promised and one_lost and f.p99_ratio > P99_TIMES:
         found.append(f"p99 {f.p99_ratio:.1f} times that before")
     return found

@@ -42,6 +42,7 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
             "lost": run.lost_count,
             "stale": f.stale,
             **{f"{kind} gap": _ms(f.gap_s.get(kind, 0.0)) for kind in KINDS},
+            "gap till return": _ms(max(f.gap_fault_s.values(), default=0.0)),
             "p99 before": _ms(max(f.p99_before_s.values(), default=0.0)),
             "p99": _ms(max(f.p99_s.values(), default=0.0)),
             "back in s": round(run.at.whole - run.at.restore, 1),
