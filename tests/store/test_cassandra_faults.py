@@ -28,6 +28,8 @@ from anwen.store import cassandra_write
 from anwen.store.base import Outcome
 from anwen.store.cassandra_session import REQUEST_S, Session
 
+pytestmark = pytest.mark.deep  # four minutes of members killed, hung and cut off
+
 
 class Member:
     """One zone's member at a time: what the others answer for."""

@@ -75,8 +75,5 @@ class CassandraStore:
 
     async def _has(self, epoch: int) -> bool:
         if epoch not in self._epochs:
-            found = set(await self.epochs())
-            if found - self._epochs:
-                await self._session.agree()  # another node made it: one member knows it, the next perhaps not yet
-            self._epochs = found
+            self._epochs = set(await self.epochs())
         return epoch in self._epochs

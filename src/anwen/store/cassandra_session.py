@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cassandra import ConsistencyLevel, DriverException, OperationTimedOut, WriteTimeout
+from cassandra import ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut, WriteTimeout
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import (
@@ -247,7 +248,14 @@ class Session:
             raise StorageError("store cassandra: closed")
         if statement not in self._prepared:
             text = statement.replace("{ks}", self.keyspace)
-            prepared = await self._blocking(lambda: self._session.prepare(text))
+            prepare = partial(self._session.prepare, text)
+            try:
+                prepared = await self._blocking(prepare)
+            except StorageError as error:
+                if not isinstance(error.__cause__, InvalidRequest):
+                    raise
+                await self.agree()  # another node made the table: one member knows it, the next perhaps not yet
+                prepared = await self._blocking(prepare)
             prepared.is_idempotent = True
             self._prepared[statement] = prepared
         return self._prepared[statement]
