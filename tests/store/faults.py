@@ -177,7 +177,9 @@ class Load:
             mine = {la for la in told.mentioned() if owned.get(la) == record}
             live = live_postings(states[0])
             for posting in live:
-                assert len(mine & set(posting.labels)) == 1, f"posting of {record.hex()}"
+                assert len(mine & set(posting.labels)) == 1, (
+                    f"posting of {record.hex()}: {len(mine & set(posting.labels))} labels"
+                )
                 if posting.unique and told.open is None:
                     assert owner.setdefault(posting.labels[0], record) == record, "two records hold a unique value"
             assert len(mine) == len(live) or (stepwise and told.open is not None)
