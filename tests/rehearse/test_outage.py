@@ -17,6 +17,7 @@ from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, postgresql
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
+from anwen.rehearse.outage.processors import Processors
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()", "rehearse", "outage"]
 APART = os.geteuid() == 0 and shutil.which("ip") is not None
@@ -48,6 +49,7 @@ def left_behind(pid, folder):
     """What a rehearsal of this process id still has: folders, mounts, namespaces, links, processes in its folder."""
     found = [str(p) for p in folder.glob("anwen-outage-*")]
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    found += [str(p) for p in Path("/sys/fs/cgroup").rglob(f"anw{pid}-*")]
     if APART:
         for command in (["ip", "netns", "list"], ["ip", "-brief", "link"]):
             lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -154,6 +156,29 @@ def test_links_are_cut_slowed_and_mended_and_all_of_it_is_removed():
         "ip netns list; ip -brief link", shell=True, check=True, capture_output=True, text=True
     ).stdout
     assert links.name not in left
+
+
+SPIN = "import time\nwhile time.process_time() < 0.5: pass\nprint(time.monotonic())"
+
+
+@pytest.mark.skipif(not APART, reason="needs root")
+def test_a_zone_that_has_much_to_do_takes_no_more_of_a_processor_than_the_others():
+    shared = Processors(["busy", "calm"])
+    if not shared.prefix("busy"):
+        pytest.skip(shared.title)
+    group = Path(shared.prefix("calm")[-1]).parent
+    one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    try:
+        names = ["busy"] * 4 + ["calm"]
+        command = [sys.executable, "-S", "-c", SPIN]
+        spinning = [
+            subprocess.Popen([*shared.prefix(n), *one, *command], stdout=subprocess.PIPE, text=True) for n in names
+        ]
+        *busy, calm = [float(p.communicate(timeout=60)[0]) for p in spinning]
+    finally:
+        shared.close()
+    assert calm < min(busy)  # one of two, not one of five
+    assert not group.exists()
 
 
 @pytest.mark.deep

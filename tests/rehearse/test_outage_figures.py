@@ -116,13 +116,19 @@ GOOD = Figures(
 )
 def test_bounds_are_those_that_the_engine_promises(engine, changes, said):
     run = Run("kill", "a", 0, figures=Figures(**{**vars(GOOD), **changes}))
-    assert broken(run, engine) == said
+    assert broken(run, engine, 0.05) == said
+
+
+def test_a_slower_loads_own_step_is_no_gap_of_the_vaults():
+    run = Run("kill", "a", 0, figures=Figures(**{**vars(GOOD), "gap_s": {"write": 0.44}}))
+    assert broken(run, "cassandra", 0.2) == []
+    assert broken(run, "cassandra", 0.15) == ["longest gap 0.44 s, until the return began 0.20 s"]
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql", "cassandra"])
 def test_a_lost_write_and_a_broken_log_count_with_every_engine(engine):
     run = Run("two", "a", 0, figures=GOOD, lost={"all zones": [], "without b": ["x"]}, logs=["proof: no"])
-    assert broken(run, engine) == ["1 acknowledged writes lost (without b)", "proof: no"]
+    assert broken(run, engine, 0.05) == ["1 acknowledged writes lost (without b)", "proof: no"]
 
 
 def test_a_rehearsal_without_a_run_or_with_duplicates_has_failed():

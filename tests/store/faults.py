@@ -177,8 +177,9 @@ class Load:
             mine = {la for la in told.mentioned() if owned.get(la) == record}
             live = live_postings(states[0])
             for posting in live:
-                assert len(mine & set(posting.labels)) == 1, (
-                    f"posting of {record.hex()}: {len(mine & set(posting.labels))} labels"
+                held = len(mine & set(posting.labels))
+                assert held == 1 or (stepwise and told.open is not None and held), (
+                    f"posting of {record.hex()}: {held} labels"
                 )
                 if posting.unique and told.open is None:
                     assert owner.setdefault(posting.labels[0], record) == record, "two records hold a unique value"

@@ -234,11 +234,14 @@ class Cluster:
             "cassandra.skip_wait_for_gossip_to_settle": 0,
             "cassandra.ring_delay_ms": 1000,
             "cassandra.shutdown_announce_in_ms": 0,
+            "cassandra.set_sep_thread_name": "false",  # a system call for each task
             "jdk.attach.allowAttachSelf": "true",
         }
         return [
             "java", "-Xms256M", "-Xmx768M", "-Xss256k", "-XX:+UseSerialGC", "-XX:-UsePerfData",
             "-XX:+ExitOnOutOfMemoryError",
+            # the second compiler takes a core for minutes, and longer than most members of a test live
+            "-XX:TieredStopAtLevel=1",
             *(f"--add-exports={part}=ALL-UNNAMED" for part in _EXPORTS),
             *(f"--add-opens={part}=ALL-UNNAMED" for part in _OPENS),
             *(f"-D{name}={value}" for name, value in properties.items()),

@@ -55,6 +55,10 @@ class Rows:
     def held(self) -> set[bytes]:
         return {label for version in self.versions for label in version.held()}
 
+    def has(self, version: int, tag: bytes) -> bool:
+        """Return whether a version is there, and visible, as one writer sealed it."""
+        return any((v.row.version, v.row.tag) == (version, tag) for v in self.versions)
+
 
 @dataclass(slots=True)
 class Label:

@@ -83,6 +83,18 @@ class _Taking:
         return [label for label, posting in self.chosen.items() if not posting.unique]
 
 
+class _WrapKey(NamedTuple):
+    """What names the wraps of a row."""
+
+    record: bytes
+    version: int
+    tag: bytes
+
+    @classmethod
+    def of(cls, row: PutRow) -> _WrapKey:
+        return cls(row.record, row.version, row.tag)
+
+
 class _Entry(NamedTuple):
     """An entry of an exact posting that this put wrote."""
 
@@ -98,6 +110,8 @@ class Put:
     def __init__(self, session: Session, shared: Shared, epoch: int, rows: Sequence[PutRow]) -> None:
         self._session, self._shared, self._epoch, self._rows = session, shared, epoch, rows
         self._run = b""  # of a round: what one round left, another may enter again
+        self._wrapped: set[_WrapKey] = set()  # rows whose wraps are there
+        self._repeated: set[_WrapKey] = set()  # of these, the rows that an earlier run put there, or stored
         self._entered: set[_Entry] = set()
         self._taken: set[tuple[bytes, bytes, int]] = set()  # unique label, record, version
         self._begun = time.monotonic()
@@ -151,9 +165,14 @@ class Put:
     async def _look(self, rows: Sequence[PutRow]) -> Plan:
         """Read what the rows meet, and plan."""
         self._known, self._labels = {}, {}
-        self._known, self._labels = await asyncio.gather(
-            read.rows(self._session, (r.record for r in rows)), read.labels(self._session, first_labels(rows))
+        self._known, self._labels, wrapped = await asyncio.gather(
+            read.rows(self._session, (r.record for r in rows)),
+            read.labels(self._session, first_labels(rows)),
+            self._session.run(_WRAPPED.format(int(self._epoch)), read.groups(r.record for r in rows)),
         )
+        there = {_WrapKey(*key) for part in wrapped for key in part}
+        self._repeated |= there - self._wrapped  # wraps come before entries
+        self._wrapped |= there
         owner = await self._owners(rows, self._labels)
         wanted = other_labels(rows, owner)
         stored = {record: [v.known() for v in here.versions] for record, here in self._known.items()}
@@ -234,12 +253,13 @@ class Put:
         await self._supersede([*((t.row, set(t.chosen)) for t in stored), *repeated])
 
     async def _wrap(self, new: Sequence[PutRow], again: Sequence[PutRow]) -> None:
-        """Write wraps; those of a row that was there already only where the epoch has none."""
-        parts = await self._session.run(_WRAPPED.format(int(self._epoch)), read.groups(r.record for r in again))
-        there = {key for part in parts for key in part}
-        rows = [*new, *(r for r in again if (r.record, r.version, r.tag) not in there)]
-        keys = [(r.record, r.version, r.tag, r.wraps, 2 * r.version) for r in rows]
-        await self._session.run(_WRAP.format(int(self._epoch)), keys)
+        """Write wraps where the epoch has none."""
+        self._repeated |= {_WrapKey.of(r) for r in again}
+        rows = [r for r in (*new, *again) if _WrapKey.of(r) not in self._wrapped]
+        await self._session.run(
+            _WRAP.format(int(self._epoch)), [(*_WrapKey.of(r), r.wraps, 2 * r.version) for r in rows]
+        )
+        self._wrapped |= {_WrapKey.of(r) for r in rows}
 
     async def _take(self, taking: Sequence[_Taking]) -> None:
         """Take unique labels, each on condition that it is as it was seen."""
@@ -313,13 +333,29 @@ class Put:
         await bury(self._session, gone)
 
     async def _give_back(self) -> None:
-        """Leave what rows took that were refused in the end, and slots that they took on the way."""
-        known = await read.rows(self._session, {r for *_, r, _ in self._entered} | {r for _, r, _ in self._taken})
+        """Leave what refused rows took, and slots that rows, or an earlier run of theirs, took on the way."""
+        repeated = [r for r in self._rows if _WrapKey.of(r) in self._repeated]
+        records = {r for *_, r, _ in self._entered} | {r for _, r, _ in self._taken} | {r.record for r in repeated}
+        known = await read.rows(self._session, records)
         # what a stored row names stays: a claim may have been applied although its answer was lost, and another writer
         # of the same version may have stored it under the same value
         held = {(label, record) for record, here in known.items() for label in here.held()}
-        await self._leave([e for e in self._entered if (e.label, e.record) not in held])
+        # no earlier run can claim a row any more that is stored: what that does not name is of no use to anybody
+        stored = [r for r in repeated if known.get(r.record, Rows()).has(r.version, r.tag)]
+        left = self._entered | await self._entries_of(stored)
+        await self._leave([e for e in left if (e.label, e.record) not in held])
         await bury(self._session, [_Burial(*t, unique=True) for t in self._taken if t[:2] not in held])
+
+    async def _entries_of(self, rows: Sequence[PutRow]) -> set[_Entry]:
+        """Return the entries that rows have under any label that they might have taken."""
+        exact = [(row, la) for row in rows for p in row.postings if not p.unique for la in p.labels]
+        found = await read.labels(self._session, (label for _, label in exact))
+        return {
+            _Entry(2 * row.version, label, record, run)
+            for row, label in exact
+            for record, run, _ in found[label].entries
+            if record == row.record
+        }
 
 
 class _Burial(NamedTuple):

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import anwen
 from anwen import supervisor, vault_folder
@@ -24,6 +24,7 @@ from anwen.formats.answer import decode_answer, verify_receipt
 from anwen.model import Policy
 from anwen.rehearse.outage.databases import Database
 from anwen.rehearse.outage.network import Network
+from anwen.rehearse.outage.processors import Processors
 from anwen.vault_folder import Shape, VaultFolder
 
 ZONES = ("a", "b", "c")
@@ -46,13 +47,21 @@ time.time = shifted
 """Gives a process of Python another wall clock before anything else of it runs; monotonic time stays true."""
 
 
+class Machine(NamedTuple):
+    """How the zones share this machine."""
+
+    network: Network
+    processors: Processors
+
+
 class Zones:
     """The running zones. `work`: a client of the harness, for purpose "work"."""
 
     def __init__(
-        self, folder: VaultFolder, network: Network, database: Database, prefix: Callable[[str], list[str]]
+        self, folder: VaultFolder, machine: Machine, database: Database, prefix: Callable[[str], list[str]]
     ) -> None:
-        self.folder, self.network, self.database, self._prefix = folder, network, database, prefix
+        self.folder, self.database, self._prefix = folder, database, prefix
+        self.network, self._processors = machine
         self.policy: Policy = folder.policy()
         self.work: AsyncVault = self.connect()
 
@@ -60,13 +69,13 @@ class Zones:
 
     @classmethod
     async def start(
-        cls, folder: VaultFolder, network: Network, database: Database, prefix: Callable[[str], list[str]]
+        cls, folder: VaultFolder, machine: Machine, database: Database, prefix: Callable[[str], list[str]]
     ) -> Self:
         """Start what all zones hold, and return when all of it serves. Raises UnavailableError.
 
         `prefix`: the command that a zone's keeper and node are started with.
         """
-        zones = cls(folder, network, database, prefix)
+        zones = cls(folder, machine, database, prefix)
         zones.running = supervisor.Running(await supervisor.lock(folder))
         try:
             await database.start()
@@ -137,7 +146,8 @@ class Zones:
                 await asyncio.wait_for(process.wait(), supervisor.STOP_S)
 
     async def restart(self, zone: str) -> None:
-        """Start whatever of a zone does not run, on the files that it left."""
+        """Start whatever of a zone does not run, on the files that it left; it yields to the others until `whole`."""
+        self._processors.starts(zone)
         missing = [part for part in ("database", "keeper", "node") if not self.pids(zone, [part])]
         if "database" in missing:
             await self._start(zone, "database")
@@ -186,6 +196,7 @@ class Zones:
                     missing = [zone for zone, good in zip(missing, served, strict=True) if not good]
                     if missing:
                         await asyncio.sleep(POLL_S)
+        self._processors.started()
         if missing:
             raise UnavailableError(f"zone {', '.join(missing)}: does not serve {within_s:g} s after its return")
 
