@@ -116,7 +116,9 @@ def code_lines(path):
 
 def test_the_code_stays_small_enough_to_be_read_whole():
     # the aim was 8,000 and 1,500 for the vault on one machine. These are where it stands with three zones, two engines on
-    # servers, rehearsals and operations: whoever raises them says for what
-    assert sum(map(code_lines, FILES)) < 15_850
+    # servers, and operations: whoever raises them says for what. Rehearsals and sample people are no part of a vault
+    apart = ("rehearse", "sample")
+    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 13_850
+    assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 2_700
     assert sum(code_lines(p) for p in FILES if owner(p) == "keeper") < 1_860
     assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 450}

@@ -3,6 +3,6 @@
 import pytest
 from cassandra_members import members
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("contract", "copies")
 
 __all__ = ["members"]

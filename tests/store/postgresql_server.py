@@ -48,7 +48,7 @@ def fresh_settings(server, **more):
     name = f"anwen_{next(_numbers)}"
     password = Path(server.settings()["password_file"]).read_text()
     execute(server, f"CREATE ROLE {name} LOGIN PASSWORD '{password}'", f"CREATE DATABASE {name} OWNER {name}")
-    settings = server.settings(user=name)
+    settings = server.settings(login=name)
     return settings | {"conninfo": f"{settings['conninfo']} dbname={name}"} | more
 
 

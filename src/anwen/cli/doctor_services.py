@@ -18,6 +18,7 @@ from anwen.cli.settings import Settings
 from anwen.client import inspecting
 from anwen.client.session import Session
 from anwen.errors import AnwenError, GrantError, UnavailableError
+from anwen.formats.wire import MEMBER_WHOLE
 from anwen.model import KeeperInfo, NodeInfo, Policy
 from anwen.net.connection import Pool
 from anwen.vault_folder import VaultFolder
@@ -185,6 +186,10 @@ async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[
     wrong = state.engine != policy.engine
     said = f"{state.engine}: {', '.join(state.settings)}" + (f"; the policy names {policy.engine}" if wrong else "")
     found.append(Check("fail" if wrong else "ok", f"store of node {info.id}", said))
+    members = [(name, value) for name, _, value in (s.partition("=") for s in state.settings) if name[:7] == "member "]
+    if lacking := [f"{name} {value}" for name, value in members if value != MEMBER_WHOLE]:
+        said = f"{', '.join(lacking)}: wait, or repair, before anything else is stopped"
+        found.append(Check("warn", f"members, node {info.id}", said))
     if state.counts["unverified"]:
         said = f"{state.counts['unverified']:,} rows were written with a keeper down: no two compared"
         found.append(Check("warn", f"rows of node {info.id}", said))

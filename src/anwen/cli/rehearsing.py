@@ -14,7 +14,7 @@ import click
 from anwen.cli import failures, output
 from anwen.cli.settings import PATH, Settings, cli, settings_of
 from anwen.rehearse.outage import report
-from anwen.rehearse.outage.databases import ENGINES
+from anwen.rehearse.outage.databases import STORES
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.rehearsal import BREAKS, Outcome, rehearse
 from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
@@ -31,7 +31,7 @@ def rehearse_group() -> None:
 
 
 @rehearse_group.command("outage")
-@click.option("--store", "engine", type=click.Choice(ENGINES), default="sqlite", show_default=True)
+@click.option("--store", type=click.Choice(list(STORES)), default="sqlite", show_default=True)
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="Only this one; repeatable.")
 @click.option("--zone", "zones", multiple=True, type=click.Choice(ZONES), help="Only this one; repeatable.")
 @click.option("--runs", type=click.IntRange(min=1), help="How often each fault hits each zone (default: 3).")

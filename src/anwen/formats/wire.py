@@ -129,6 +129,8 @@ class Schema:
 _U4 = "u4"
 STORE_COUNTS = ("records", "rows", "postings", "unverified", "size_bytes")
 """What a node counts of its store."""
+MEMBER_WHOLE = "whole"
+"""Among a node's settings, "member PLACE": this, if that member of the store reaches every copy of a row."""
 
 SCHEMAS: Mapping[str, Schema] = {
     # client -> keeper

@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,21 +22,13 @@ from functools import cache
 from pathlib import Path
 
 from anwen.errors import IntegrityError, UnavailableError
+from anwen.rehearse.bound import bound
 
 START_S, STOP_S, FETCH_S = 180.0, 20.0, 600.0
 JAVA = 17
 READY = b"Startup complete"
 _STEP_S = 0.05
 _HERE = Path(__file__).parent
-
-_BOUND = """
-import ctypes, os, signal, sys
-parent, *command = sys.argv[1:]
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; a member that was killed starts again as well
-if os.getppid() != int(parent):
-    sys.exit("whoever started this has ended already")
-os.execvp(command[0], command)
-"""
 
 _EXPORTS = (
     "java.base/jdk.internal.misc", "java.base/java.lang.ref", "java.management.rmi/com.sun.jmx.remote.internal.rmi",
@@ -169,7 +160,7 @@ class Cluster:
         with (folder / "log").open("ab") as log:
             self._log_from[zone] = log.tell()
             self._members[zone] = subprocess.Popen(  # noqa: ASYNC220, S603 - returns at once; our own command
-                [*self._prefix(zone), sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *self._java(folder)],
+                [*self._prefix(zone), *bound(*self._java(folder))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
             )  # fmt: skip
 

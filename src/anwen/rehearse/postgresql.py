@@ -16,32 +16,21 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anwen.errors import UnavailableError
 from anwen.net.tls import make_certificate
+from anwen.rehearse.bound import bound
 
 START_S = 60.0
 STOP_S = 20.0
 _STEP_S = 0.01
 _DEBIAN = "/usr/lib/postgresql"
 
-_BOUND = """
-import ctypes, os, signal, sys
-parent, uid, gid, *command = sys.argv[1:]
-if os.getuid() == 0:
-    os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid))
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, after setuid, which clears it; its children then end
-if os.getppid() != int(parent):
-    sys.exit("whoever started this has ended already")
-os.execv(command[0], command)
-"""
 
-
-def _bin() -> Path | None:
+def programs() -> Path | None:
     """Return the folder of the server's programs: on PATH, else Debian's newest."""
     found = shutil.which("postgres")
     folders = sorted(Path(_DEBIAN).glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
@@ -51,7 +40,7 @@ def _bin() -> Path | None:
 
 def missing() -> str | None:
     """Return what this machine lacks to run a server; None: nothing."""
-    return None if _bin() else f"PostgreSQL is not installed: no postgres and initdb on PATH or in {_DEBIAN}"
+    return None if programs() else f"PostgreSQL is not installed: no postgres and initdb on PATH or in {_DEBIAN}"
 
 
 def install() -> None:
@@ -64,7 +53,7 @@ def install() -> None:
         raise UnavailableError(f"postgresql could not be installed ({type(error).__name__})") from error
 
 
-def _user() -> tuple[int, int]:
+def user() -> tuple[int, int]:
     """Return user and group to run as: PostgreSQL refuses root."""
     if os.getuid() != 0:
         return os.getuid(), os.getgid()
@@ -86,10 +75,10 @@ class Server:
 
         Raises: UnavailableError: `missing` says what.
         """
-        programs = _bin()
-        if programs is None:
+        found = programs()
+        if found is None:
             raise UnavailableError(missing() or "")
-        self._bin, self.folder, self.address, self._prefix = programs, folder, address, list(prefix)
+        self._bin, self.folder, self.address, self._prefix = found, folder, address, list(prefix)
         self.port = port or free_port(address)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -100,11 +89,11 @@ class Server:
             raise UnavailableError("postgresql: not started")
         return self._process.pid
 
-    def settings(self, user: str = "anwen") -> dict[str, object]:
+    def settings(self, login: str = "anwen") -> dict[str, object]:
         """Return "store" of `node.json`. The user is a superuser; the server is its own, so that tests can break it."""
         tls = "sslmode=disable" if self._loopback() else f"sslmode=verify-full sslrootcert={self.folder / 'server.crt'}"
         return {
-            "conninfo": f"host={self.address} port={self.port} dbname=postgres user={user} {tls}",
+            "conninfo": f"host={self.address} port={self.port} dbname=postgres user={login} {tls}",
             "password_file": str(self.folder / "password"),
         }
 
@@ -134,7 +123,7 @@ class Server:
 
     def signal(self, number: int) -> None:
         """Send a signal to all processes of the server, the one that starts others first."""
-        for pid in [self.pid, *_children(self.pid)]:
+        for pid in [self.pid, *children(self.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -143,12 +132,10 @@ class Server:
         if self._process is None or self._process.poll() is not None:
             return
         self.signal(signal.SIGSTOP)  # else the first to die tells the others, and they end in good order
-        ends = [os.pidfd_open(pid) for pid in _children(self.pid)]
+        inside = children(self.pid)
         self.signal(signal.SIGKILL)
         self._process.wait()
-        for end in ends:  # none of them may hold the shared memory that the next start looks at
-            select.select([end], [], [], STOP_S)
-            os.close(end)
+        wait_gone(inside, STOP_S)  # none of them may hold the shared memory that the next start looks at
 
     async def stop(self) -> None:
         """End the server in good order: sessions are ended, everything is written. Kills what does not within 20 s."""
@@ -167,8 +154,7 @@ class Server:
         return ipaddress.ip_address(self.address).is_loopback
 
     def _command(self, program: str, *arguments: str) -> list[str]:
-        bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *map(str, _user())]
-        return [*self._prefix, *bound, str(self._bin / program), *arguments]
+        return [*self._prefix, *bound(str(self._bin / program), *arguments, user=user())]
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -179,8 +165,8 @@ class Server:
             path = self.folder / name
             path.touch(mode=0o600)
             path.write_bytes(content)
-            os.chown(path, *_user())
-        os.chown(self.folder, *_user())
+            os.chown(path, *user())
+        os.chown(self.folder, *user())
         made = subprocess.run(  # noqa: S603 - our own command
             self._command(
                 "initdb", "-D", str(self.folder / "data"), "-U", "anwen", "-A", "scram-sha-256", "--data-checksums",
@@ -210,8 +196,20 @@ def free_port(address: str) -> int:
         return port
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that have not ended."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def wait_gone(pids: Iterable[int], within_s: float) -> None:
+    """Return when these processes have ended, or each has had its time."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            try:
+                select.select([process], [], [], within_s)
+            finally:
+                os.close(process)

@@ -30,6 +30,7 @@ async def connect(settings: Mapping[str, object], folder: Path) -> CassandraStor
     try:
         await schema.make(session)
         await schema.check(session)
+        await schema.check_loaded(session)
     except BaseException:
         await session.close()
         raise
@@ -67,7 +68,7 @@ class CassandraStore:
         return await schema.epochs(self._session)
 
     async def statistics(self) -> Statistics:
-        settings = await schema.check(self._session)
+        settings = await schema.check(self._session) | await schema.members(self._session)
         return await read.statistics(self._session, await schema.size_bytes(self._session), settings)
 
     async def close(self) -> None:

@@ -20,11 +20,12 @@ BUCKETS = 1024
 _BURSTS = 32
 """Buckets that are read at a time when a whole collection is listed."""
 
-_ROW = "SELECT record, version, body, verified, deleted FROM {ks}.row WHERE record IN ?"
+ALL_ROWS = "SELECT record, version, body, verified, deleted FROM {ks}.row"
+_ROW = ALL_ROWS + " WHERE record IN ?"
 _POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
 _VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ?"
 _ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
-_POSTING_KEYS = "SELECT DISTINCT label FROM {ks}.posting"
+ALL_LABELS = "SELECT DISTINCT label FROM {ks}.posting"
 _SUBJECT = "SELECT record FROM {ks}.subject WHERE subject = ? AND collection = ? AND record > ? LIMIT ?"
 _LISTING = "SELECT record FROM {ks}.listing WHERE collection = ? AND bucket = ? AND record > ? LIMIT ?"
 
@@ -73,8 +74,13 @@ class Label:
     def records(self) -> set[bytes]:
         return {record for record, _, _ in self.entries}
 
+    def mac_of(self, record: bytes) -> bytes | None:
+        """Return the check value of a record's entry; None: it has none here."""
+        macs = [mac for entered, _, mac in self.entries if entered == record]
+        return self.owner_mac if self.owner == record else next(iter(macs), None)
 
-def body(row: PutRow, labels: bytes, unique: Iterable[bytes]) -> bytes:
+
+def body(row: PutRow | StoredRow, labels: bytes, unique: Iterable[bytes]) -> bytes:
     """Return a version's cell."""
     marked = b"".join(unique)
     head = _HEAD.pack(
@@ -104,12 +110,17 @@ async def rows(session: Session, records: Iterable[bytes]) -> dict[bytes, Rows]:
     """Return what is there of records, versions ascending; nothing of unknown ones."""
     found: dict[bytes, Rows] = {}
     for part in await session.run(_ROW, groups(records)):
-        for record, version, cell, verified, deleted in part:
-            here = found.setdefault(record, Rows(deleted=deleted))
-            if cell is not None:  # none: the mark of a deletion alone
-                visible = deleted is None or version > deleted
-                (here.versions if visible else here.hidden).append(_version(record, version, cell, bool(verified)))
+        gather(part, found)
     return found
+
+
+def gather(rows_: Iterable[tuple[bytes, int, bytes | None, bool, int | None]], found: dict[bytes, Rows]) -> None:
+    """Add rows of the table to what is known of their records; versions of a record come ascending."""
+    for record, version, cell, verified, deleted in rows_:
+        here = found.setdefault(record, Rows(deleted=deleted))
+        if cell is not None:  # none: the mark of a deletion alone
+            visible = deleted is None or version > deleted
+            (here.versions if visible else here.hidden).append(_version(record, version, cell, bool(verified)))
 
 
 async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label]:
@@ -129,31 +140,30 @@ async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label
 async def get(session: Session, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return what is current of records. `epoch`: None where it has no wraps."""
     wanted = list(dict.fromkeys(records))
-    found, wraps = await asyncio.gather(rows(session, wanted), _wraps(session, epoch, wanted))
+    found, wrapped = await asyncio.gather(rows(session, wanted), wraps(session, epoch, wanted))
     asked, given = frozenset(classes), []
     for record in wanted:
         if here := found.get(record):
-            with_wraps = [_with_wraps(v.row, wraps) for v in here.versions]
+            with_wraps = [_with_wraps(v.row, wrapped) for v in here.versions]
             given += current(with_wraps, asked)
     return given
 
 
-def _with_wraps(row: StoredRow, wraps: dict[tuple[bytes, int, bytes], bytes]) -> StoredRow:
-    found = wraps.get((row.record, row.version, row.tag), NO_WRAPS)
+def _with_wraps(row: StoredRow, wrapped: dict[tuple[bytes, int, bytes], bytes]) -> StoredRow:
+    found = wrapped.get((row.record, row.version, row.tag), NO_WRAPS)
     return StoredRow(
         row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s, row.sealed,
         found, row.verified,
     )  # fmt: skip
 
 
-async def _wraps(
-    session: Session, epoch: int | None, records: Iterable[bytes]
-) -> dict[tuple[bytes, int, bytes], bytes]:
+async def wraps(session: Session, epoch: int | None, records: Iterable[bytes]) -> dict[tuple[bytes, int, bytes], bytes]:
+    """Return the wraps of records in an epoch, by record, version and tag."""
     if epoch is None:
         return {}
     select = f"SELECT record, version, tag, wraps FROM {{ks}}.wrap_{int(epoch)} WHERE record IN ?"  # noqa: S608 - a number
     parts = await session.run(select, groups(records))
-    return {(record, version, tag): wraps for part in parts for record, version, tag, wraps in part}
+    return {(record, version, tag): blob for part in parts for record, version, tag, blob in part}
 
 
 async def find(session: Session, wanted: Sequence[bytes]) -> list[Hit]:
@@ -219,7 +229,7 @@ async def _listed(
 async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]) -> Statistics:
     """Return counts: reads the keys of all rows and postings."""
     records, versions, unverified = await session.scan(_ROW_KEYS, _count)
-    postings = await session.scan(_POSTING_KEYS, lambda keys: sum(1 for _ in keys))
+    postings = await session.scan(ALL_LABELS, lambda keys: sum(1 for _ in keys))
     size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
     return Statistics(records, versions, postings, unverified, size_bytes, settings)
 

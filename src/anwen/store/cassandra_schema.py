@@ -8,9 +8,12 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from cassandra import ConsistencyLevel
 from cassandra.pool import Host
+from cassandra.query import SimpleStatement
 
 from anwen.errors import PolicyError, StorageError
+from anwen.formats.wire import MEMBER_WHOLE
 from anwen.store.cassandra_session import Session
 
 REPLICAS = 3
@@ -24,6 +27,8 @@ _TABLES = {
     "owner_version bigint static, PRIMARY KEY (label, record, run)",
     "subject": "subject blob, collection bigint, record blob, PRIMARY KEY ((subject, collection), record)",
     "listing": "collection bigint, bucket int, record blob, PRIMARY KEY ((collection, bucket), record)",
+    # a row: a copy is being loaded, and no node may serve
+    "loading": "key int PRIMARY KEY",
 }
 _WRAP = "record blob, version bigint, tag blob, wraps blob, PRIMARY KEY (record, version, tag)"
 _SETTINGS = ("commitlog_sync", "auto_snapshot")
@@ -47,6 +52,37 @@ async def tables(session: Session) -> set[str]:
     select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?"
     (rows,) = await session.run(select, [(session.keyspace,)])
     return {name for (name,) in rows}
+
+
+async def is_loading(session: Session) -> bool:
+    """Return whether a copy is being loaded, or its loading was cut off."""
+    (rows,) = await session.run("SELECT key FROM {ks}.loading WHERE key = 0", [()])
+    return bool(rows)
+
+
+async def check_loaded(session: Session) -> None:
+    """Raise StorageError where a copy is being loaded."""
+    if await is_loading(session):
+        raise StorageError("store cassandra: a restore is under way, or was cut off: run it to its end")
+
+
+async def mark_loading(session: Session) -> None:
+    """Let no node serve this store from now on."""
+    await session.applied("INSERT INTO {ks}.loading (key) VALUES (0) IF NOT EXISTS", [()])
+    if not await is_loading(session):
+        raise StorageError("store cassandra: could not be marked")
+
+
+async def unmark_loading(session: Session) -> None:
+    """Let nodes serve this store."""
+    await session.applied("DELETE FROM {ks}.loading WHERE key = 0 IF EXISTS", [()])
+    if await is_loading(session):
+        raise StorageError("store cassandra: all is loaded, but its mark could not be removed; run it again")
+
+
+async def empty(session: Session, table: str) -> None:
+    """Remove all rows of a table; all members have to be up."""
+    await session.define(f"TRUNCATE TABLE {session.keyspace}.{table}")
 
 
 async def epochs(session: Session) -> list[int]:
@@ -80,7 +116,7 @@ async def check(session: Session) -> dict[str, str]:
     check_replication(replication, await _zones(session))
     found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items()))}
     for host in session.cluster.metadata.all_hosts():
-        place = f"{host.datacenter}/{host.rack}/{host.address}"
+        place = _place(host)
         values = await _settings(session, host)
         found |= {f"{name} {place}": value for name, value in values.items()}
         sync = values.get("commitlog_sync")
@@ -106,6 +142,29 @@ def check_replication(replication: Mapping[str, str], zones: Mapping[str, Iterab
         racks = len(set(zones.get(dc, ())))
         if number > racks:
             raise PolicyError(f"store cassandra: replication: {number} replicas in {racks} zones of {dc}")
+
+
+async def members(session: Session) -> dict[str, str]:
+    """Return for each member "whole" if it reaches every copy, else that it does not."""
+    statement = SimpleStatement(
+        f"SELECT key FROM {session.keyspace}.loading WHERE key = 0",  # noqa: S608 - our own name
+        consistency_level=ConsistencyLevel.ALL,
+    )
+
+    async def one(host: Host) -> str:
+        try:
+            await session.member(host, statement)
+        except StorageError:
+            return "does not reach every copy"
+        return MEMBER_WHOLE
+
+    hosts = session.cluster.metadata.all_hosts()
+    said = await asyncio.gather(*map(one, hosts))
+    return {f"member {_place(host)}": text for host, text in zip(hosts, said, strict=True)}
+
+
+def _place(host: Host) -> str:
+    return f"{host.datacenter}/{host.rack}/{host.address}"
 
 
 async def _settings(session: Session, host: Host) -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from cassandra.policies import (
     TokenAwarePolicy,
 )
 from cassandra.pool import Host
-from cassandra.query import PreparedStatement, tuple_factory
+from cassandra.query import PreparedStatement, Statement, tuple_factory
 
 from anwen.errors import PolicyError, StorageError
 
@@ -209,7 +209,7 @@ class Session:
         with contextlib.suppress(StorageError):
             await self._blocking(self.cluster.refresh_schema_metadata)
 
-    async def member(self, host: Host, statement: str) -> list[Row]:
+    async def member(self, host: Host, statement: str | Statement) -> list[Row]:
         """Return what one member says of itself. Raises StorageError."""
         call = lambda: list(self._session.execute(statement, host=host, timeout=CONNECT_S))  # noqa: E731
         rows: list[Row] = await self._blocking(call)
@@ -221,6 +221,17 @@ class Session:
         bound.fetch_size = PAGE
         result: T = await self._blocking(lambda: take(iter(self._session.execute(bound, timeout=10 * REQUEST_S))))
         return result
+
+    async def pages(self, statement: str) -> AsyncIterator[list[Row]]:
+        """Yield all rows of a table, PAGE at a time. Raises StorageError."""
+        bound = (await self._prepare(statement)).bind(())
+        bound.fetch_size = PAGE
+        result = await self._blocking(lambda: self._session.execute(bound, timeout=10 * REQUEST_S))
+        while True:
+            yield result.current_rows
+            if not result.has_more_pages:
+                return
+            await self._blocking(result.fetch_next_page)
 
     async def run(self, statement: str, keys: Sequence[Sequence[object]]) -> list[list[Row]]:
         """Run one statement for each of `keys`; return their rows in the order of the keys.

@@ -32,9 +32,9 @@ which no put claims any more."""
 FOREVER = 2**62
 """Timestamp of what removes rows and wraps, whose ids are spent: above every clock."""
 
-_WRAP = "INSERT INTO {{ks}}.wrap_{} (record, version, tag, wraps) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
+WRAP = "INSERT INTO {{ks}}.wrap_{} (record, version, tag, wraps) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
 _WRAPPED = "SELECT record, version, tag FROM {{ks}}.wrap_{} WHERE record IN ?"
-_POSTING = "INSERT INTO {ks}.posting (label, record, run, mac) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
+POSTING = "INSERT INTO {ks}.posting (label, record, run, mac) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
 _LEAVE = "DELETE FROM {ks}.posting USING TIMESTAMP ? WHERE label = ? AND record = ? AND run = ?"
 _BURY = "DELETE FROM {ks}.posting USING TIMESTAMP ? WHERE label = ? AND record = ?"
 _TAKE = (
@@ -42,11 +42,11 @@ _TAKE = (
     "IF owner = ? AND owner_version = ?"
 )
 _FREE = "UPDATE {ks}.posting SET owner = 0x, owner_mac = 0x WHERE label = ? IF owner = ? AND owner_version <= ?"
-_SUBJECT = "INSERT INTO {ks}.subject (subject, collection, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
-_LISTING = "INSERT INTO {ks}.listing (collection, bucket, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
+SUBJECT = "INSERT INTO {ks}.subject (subject, collection, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
+LISTING = "INSERT INTO {ks}.listing (collection, bucket, record) VALUES (?, ?, ?) USING TIMESTAMP ?"
 _CLAIM = "INSERT INTO {ks}.row (record, version, body, verified) VALUES (?, ?, ?, ?) IF NOT EXISTS"
 
-_MARK = "UPDATE {ks}.row USING TIMESTAMP ? SET deleted = ? WHERE record = ?"
+MARK = "UPDATE {ks}.row USING TIMESTAMP ? SET deleted = ? WHERE record = ?"
 _REMOVE = "DELETE FROM {{ks}}.{} USING TIMESTAMP ? WHERE record = ? AND version <= ?"
 _UNSUBJECT = "DELETE FROM {ks}.subject USING TIMESTAMP ? WHERE subject = ? AND collection = ? AND record = ?"
 _UNLIST = "DELETE FROM {ks}.listing USING TIMESTAMP ? WHERE collection = ? AND bucket = ? AND record = ?"
@@ -238,9 +238,9 @@ class Put:
         await self._place([t for t in taking if not t.lost])
         rows = [t for t in taking if not t.lost]
         await asyncio.gather(
-            self._session.run(_SUBJECT, [(t.row.subject, t.row.collection, t.row.record, t.at) for t in rows]),
+            self._session.run(SUBJECT, [(t.row.subject, t.row.collection, t.row.record, t.at) for t in rows]),
             self._session.run(
-                _LISTING, [(t.row.collection, read.bucket(t.row.record), t.row.record, t.at) for t in rows]
+                LISTING, [(t.row.collection, read.bucket(t.row.record), t.row.record, t.at) for t in rows]
             ),
         )
         if time.monotonic() - self._begun > PUT_S:
@@ -257,7 +257,7 @@ class Put:
         self._repeated |= {_WrapKey.of(r) for r in again}
         rows = [r for r in (*new, *again) if _WrapKey.of(r) not in self._wrapped]
         await self._session.run(
-            _WRAP.format(int(self._epoch)), [(*_WrapKey.of(r), r.wraps, 2 * r.version) for r in rows]
+            WRAP.format(int(self._epoch)), [(*_WrapKey.of(r), r.wraps, 2 * r.version) for r in rows]
         )
         self._wrapped |= {_WrapKey.of(r) for r in rows}
 
@@ -285,7 +285,7 @@ class Put:
         self._entered |= entered.keys()
         macs = [t.chosen[e.label].mac for e, t in entered.items()]
         keys = [(e.label, e.record, e.run, mac, e.at) for e, mac in zip(entered, macs, strict=True)]
-        await self._session.run(_POSTING, keys)
+        await self._session.run(POSTING, keys)
         for pause in SETTLE_S:
             if not entered:
                 return
@@ -370,7 +370,7 @@ class _Burial(NamedTuple):
 async def bury(session: Session, burials: Sequence[_Burial]) -> None:
     """Make tombstones of labels; they keep no pointer, and are free for the next posting. Raises StorageError."""
     exact = [b for b in burials if not b.unique]
-    await session.run(_POSTING, [(b.label, b"", b"", b"", 1) for b in exact])
+    await session.run(POSTING, [(b.label, b"", b"", b"", 1) for b in exact])
     await session.run(_BURY, [(2 * b.version + 1, b.label, b.record) for b in exact])
     unique = [b for b in burials if b.unique]
     for _ in range(ROUNDS):
@@ -391,7 +391,7 @@ async def delete(session: Session, epochs: Sequence[int], records: Sequence[tupl
     The mark comes first and never goes: what a late repair or a backup brings back stays hidden under it.
     """
     # commit point: from here on the versions are gone for every reader; a crash leaves labels and bytes to a repeat
-    await session.run(_MARK, [(version, version, record) for record, version in records])
+    await session.run(MARK, [(version, version, record) for record, version in records])
     known = await read.rows(session, (record for record, _ in records))
     burials, empty = [], []
     for record, version in records:

@@ -1,4 +1,4 @@
-"""What an engine may offer beside `base.Store`: all that it holds, as rows, out of one moment and back into nothing.
+"""What an engine offers beside `base.Store`: all that it holds, as rows, out and back into nothing.
 
 Rows are those of docs/spec/store.md, the same for every engine, so that a copy of one may be loaded into another.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from anwen.errors import MalformedError, PolicyError
 
@@ -18,8 +18,8 @@ BULK = {"row": "bibibiiibb", "posting": "bbb", "subject": "bib", "deleted": "bi"
 
 _WRAPS, _WRAP = "bib", re.compile(r"wrap_([1-9][0-9]{0,9})")
 
-_MODULES = {"sqlite": "sqlite", "postgresql": "postgresql_copy"}
-Row = tuple[int | bytes, ...]
+_MODULES = {"sqlite": "sqlite", "postgresql": "postgresql_copy", "cassandra": "cassandra_copy"}
+Row = tuple[Any, ...]  # of int and bytes
 Batch = tuple[str, list[Row]]
 """A table's name ("wrap_7": the wraps of epoch 7), and some of its rows."""
 
@@ -42,7 +42,10 @@ class Copying(Protocol):
     """A store that can be copied."""
 
     def dump(self) -> AsyncIterator[Batch]:
-        """Yield every row as it was at one moment, one table after the other; writes go on meanwhile.
+        """Yield every row; each record is whole, as it was at a moment of the copy, and writes go on meanwhile.
+
+        All records are of one moment on SQLite and PostgreSQL, and on Cassandra each of its own: what was acknowledged
+        before is there.
 
         Raises: StorageError.
         """

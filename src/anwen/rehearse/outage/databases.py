@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import select
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from anwen.rehearse import postgresql
+from anwen.errors import StorageError
+from anwen.formats.wire import MEMBER_WHOLE
+from anwen.rehearse import patroni, postgresql
+
+if TYPE_CHECKING:
+    from anwen.store.cassandra_session import Session
 
 STOP_S = 20.0
-ENGINES = ("sqlite", "cassandra", "postgresql")
+STORES = {"sqlite": "sqlite", "cassandra": "cassandra", "postgresql": "postgresql", "patroni": "postgresql"}
+"""What can be rehearsed: one server, or several behind Patroni, are one engine."""
+
 SERVER_ZONE = "a"
 """Where the one PostgreSQL server is."""
 
@@ -22,7 +27,6 @@ SERVER_ZONE = "a"
 class Database(Protocol):
     """An engine's servers in the zones. What a zone does not have is left alone."""
 
-    engine: str
     needed: str
     """The zone without which nothing can be read; "": none."""
 
@@ -41,6 +45,9 @@ class Database(Protocol):
     async def stop(self) -> None:
         """Stop all members."""
 
+    async def whole(self) -> bool:
+        """Return whether all members serve, and each takes all others to be there."""
+
     def settings(self, zone: str) -> Mapping[str, object]:
         """Return what a zone's node needs to reach the store."""
 
@@ -51,7 +58,7 @@ class Database(Protocol):
 class Sqlite:
     """One file, opened by the nodes of all zones: no process, and nothing of it is in a zone."""
 
-    engine, needed = "sqlite", ""
+    needed = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -71,6 +78,9 @@ class Sqlite:
     async def stop(self) -> None:
         pass
 
+    async def whole(self) -> bool:
+        return True
+
     def settings(self, zone: str) -> Mapping[str, object]:  # noqa: ARG002 - the same for all
         return {"path": str(self._path)}
 
@@ -81,12 +91,13 @@ class Sqlite:
 class Cassandra:
     """A member in each zone."""
 
-    engine, needed = "cassandra", ""
+    needed = ""
 
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         from anwen.rehearse.cassandra import Cluster  # noqa: PLC0415
 
         self._cluster = Cluster(folder, tuple(hosts), hosts, prefix=prefix)
+        self._session: Session | None = None
 
     async def start(self) -> None:
         await self._cluster.start()
@@ -96,14 +107,30 @@ class Cassandra:
 
     async def stop_member(self, zone: str) -> None:
         self._cluster.signal(zone, signal.SIGTERM)
-        await ended(self.pids(zone), STOP_S)
+        await asyncio.to_thread(postgresql.wait_gone, self.pids(zone), STOP_S)
         self.kill(zone)
 
     def kill(self, zone: str) -> None:
         self._cluster.kill(zone)
 
     async def stop(self) -> None:
+        if self._session:
+            await self._session.close()
         await self._cluster.stop()
+
+    async def whole(self) -> bool:
+        from anwen.store import cassandra_schema, cassandra_session  # noqa: PLC0415
+
+        try:
+            if self._session is None:
+                settings = cassandra_session.Settings.parse(self.settings(SERVER_ZONE), Path())
+                self._session = cassandra_session.Session(settings)
+                await self._session.open()
+            said = await cassandra_schema.members(self._session)
+        except StorageError:
+            self._session = None
+            return False
+        return set(said.values()) == {MEMBER_WHOLE} and len(said) == len(self._cluster.zones)
 
     def settings(self, zone: str) -> Mapping[str, object]:
         return self._cluster.settings(zone)
@@ -115,7 +142,7 @@ class Cassandra:
 class Postgresql:
     """One server in one zone: what it does when its zone is lost is measured, and promised by nobody."""
 
-    engine, needed = "postgresql", SERVER_ZONE
+    needed = SERVER_ZONE
 
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         self._server = postgresql.Server(folder, hosts[SERVER_ZONE], 5432, prefix(SERVER_ZONE))
@@ -140,6 +167,9 @@ class Postgresql:
     async def stop(self) -> None:
         await self._server.stop()
 
+    async def whole(self) -> bool:
+        return bool(self.pids(SERVER_ZONE))
+
     def settings(self, zone: str) -> Mapping[str, object]:  # noqa: ARG002 - the same for all
         return self._server.settings()
 
@@ -151,17 +181,52 @@ class Postgresql:
         return living([server, *(map(int, children.read_text().split()) if children.exists() else ())])
 
 
-def database(engine: str, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> Database:
-    """Return an engine's servers, not started.
+class Patroni:
+    """A server in each zone, of which Patroni makes one the leader: measured, and promised by nobody."""
+
+    needed = ""
+
+    def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
+        self._cluster = patroni.Cluster(folder, hosts, prefix)
+
+    async def start(self) -> None:
+        await self._cluster.start()
+
+    async def start_member(self, zone: str) -> None:
+        await self._cluster.start_member(zone)
+
+    async def stop_member(self, zone: str) -> None:
+        await self._cluster.stop_member(zone)
+
+    def kill(self, zone: str) -> None:
+        self._cluster.kill(zone)
+
+    async def stop(self) -> None:
+        await self._cluster.stop()
+
+    async def whole(self) -> bool:
+        return await asyncio.to_thread(self._cluster.whole)
+
+    def settings(self, zone: str) -> Mapping[str, object]:  # noqa: ARG002 - the same for all
+        return self._cluster.settings()
+
+    def pids(self, zone: str) -> list[int]:
+        return living(self._cluster.pids(zone))
+
+
+def database(store: str, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> Database:
+    """Return the servers of one of `STORES`, not started.
 
     Args:
         folder: holds, or will hold, what they keep; a folder for each zone's member.
         hosts: where they listen, by zone.
         prefix: the command that a zone's processes are started with.
     """
-    if engine == "cassandra":
+    if store == "cassandra":
         return Cassandra(folder, hosts, prefix)
-    if engine == "postgresql":
+    if store == "patroni":
+        return Patroni(folder, hosts, prefix)
+    if store == "postgresql":
         return Postgresql(folder / "server", hosts, prefix)
     return Sqlite(folder / "anwen.sqlite")
 
@@ -174,14 +239,3 @@ def living(pids: Iterable[int]) -> list[int]:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
                 found.append(pid)
     return found
-
-
-async def ended(pids: Iterable[int], within_s: float) -> None:
-    """Return when these processes have ended, or time is up."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            process = os.pidfd_open(pid)
-            try:
-                await asyncio.to_thread(select.select, [process], [], [], within_s)
-            finally:
-                os.close(process)

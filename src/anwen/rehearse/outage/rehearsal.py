@@ -17,7 +17,7 @@ from pathlib import Path
 from anwen.client.vault import AsyncVault
 from anwen.errors import ConflictError, StorageError, UnavailableError
 from anwen.rehearse.outage import check, figures, load
-from anwen.rehearse.outage.databases import database
+from anwen.rehearse.outage.databases import STORES, database
 from anwen.rehearse.outage.faults import FAULTS, WHOLE_S, Fault, NotProvedError
 from anwen.rehearse.outage.figures import NEVER, Figures, Moments, Operation
 from anwen.rehearse.outage.network import Network, network
@@ -46,8 +46,9 @@ PROMISED: Mapping[str, Collection[str]] = {
     "cassandra": {"gap", "p99", "errors"},
     "sqlite": {"errors"},
     "postgresql": (),
+    "patroni": (),
 }
-"""What an engine promises besides that nothing is lost, doubled or stale."""
+"""What a store promises besides that nothing is lost, doubled or stale."""
 GAP_S = {"kill": 0.3, "partition": 0.3, "hang": 1.0}
 GAP_EVERY_S = 0.05
 """The load's step for which gaps are promised: a slower load's own step is in every gap of it."""
@@ -59,7 +60,7 @@ PACE = 0.95
 class Settings:
     """What to rehearse. `seconds`: how long each fault lasts, 0: as the fault says."""
 
-    engine: str = "sqlite"
+    store: str = "sqlite"
     faults: tuple[str, ...] = tuple(FAULTS)
     zones: tuple[str, ...] = ZONES
     runs: int = 3
@@ -163,9 +164,9 @@ def _possible(outcome: Outcome, links: Network) -> list[str]:
         "cut": "no network namespaces",
         "slow": "no network namespaces",
         "mount": "no file system of its own for each zone",
-        "member": f"{outcome.settings.engine} has no member in a zone",
+        "member": f"{outcome.settings.store} has no member in a zone",
     }
-    can = links.can | (set() if outcome.settings.engine == "sqlite" else {"member"})
+    can = links.can | (set() if outcome.settings.store == "sqlite" else {"member"})
     for name in outcome.settings.faults:
         if (needs := FAULTS[name].needs) and needs not in can:
             outcome.skipped[name] = missing[needs]
@@ -176,8 +177,8 @@ def _possible(outcome: Outcome, links: Network) -> list[str]:
 async def _running(path: Path, settings: Settings, machine: Machine, wanted: Sequence[str]) -> AsyncIterator[Zones]:
     links, processors = machine
     text = resources.files("anwen").joinpath("rehearse", "outage", "vault.toml").read_text(encoding="utf-8")
-    disk_bytes = DISK_BYTES.get(settings.engine, SERVERS_DISK_BYTES) if "disk" in wanted else 0
-    folder = make_folder(path, text, links, settings.engine, disk_bytes)
+    disk_bytes = DISK_BYTES.get(settings.store, SERVERS_DISK_BYTES) if "disk" in wanted else 0
+    folder = make_folder(path, text, links, STORES[settings.store], disk_bytes)
 
     def place(zone: str) -> list[str]:
         return processors.prefix(zone) + links.prefix(zone)
@@ -185,7 +186,7 @@ async def _running(path: Path, settings: Settings, machine: Machine, wanted: Seq
     def prefix(zone: str) -> list[str]:
         return place(zone) + (clock_prefix(folder, zone) if "skew" in wanted else [])
 
-    servers = database(settings.engine, member_folders(folder, path.with_name("store")), links.hosts, place)
+    servers = database(settings.store, member_folders(folder, path.with_name("store")), links.hosts, place)
     use_database(folder, servers)
     zones = await Zones.start(folder, machine, servers, prefix)
     try:
@@ -273,7 +274,7 @@ class _Rehearsal:
             await self._forget(mine[0])
         run.lost = await check.missing(self.zones, mine, {k: self.known[k] for k in self.hot})
         run.logs = await check.logs(self.zones)
-        run.broken = broken(run, self.settings.engine, self.settings.every_s)
+        run.broken = broken(run, self.settings.store, self.settings.every_s)
 
     async def _harm(self, fault: Fault, zone: str, turn: int) -> tuple[Moments, str]:
         """Let the load run before, during and after a fault; return when that was, and how the fault was proved."""
@@ -343,7 +344,7 @@ class _Rehearsal:
         """Delete a person's record in the store, behind the vault's back."""
         (found,) = await self.zones.work.find_many("person", "id_number", [person["id_number"]])
         folder = self.zones.folder.path / "nodes" / ZONES[0]
-        store = await engines.connect(self.settings.engine, self.zones.database.settings(ZONES[0]), folder)
+        store = await engines.connect(STORES[self.settings.store], self.zones.database.settings(ZONES[0]), folder)
         try:
             await store.delete([(bytes.fromhex(found[0].id), found[0].version)])
         finally:
@@ -367,9 +368,9 @@ async def _put(vault: AsyncVault, rows: Sequence[Mapping[str, object]]) -> None:
             raise errors[0]
 
 
-def broken(run: Run, engine: str, every_s: float) -> list[str]:
+def broken(run: Run, store: str, every_s: float) -> list[str]:
     """Return the bounds that a run breaks, in words. `every_s`: the load's step."""
-    f, promised = run.figures, PROMISED[engine]
+    f, promised = run.figures, PROMISED[store]
     one_lost = FAULTS[run.fault].zones_lost == 1
     where = ", ".join(name for name, keys in run.lost.items() if keys)
     found = [f"{run.lost_count} acknowledged writes lost ({where})"] if where else []

@@ -59,7 +59,7 @@ def page(outcome: Outcome) -> str:
     s = outcome.settings
     broken = "".join(f"<li class=bad>{escape(b)}</li>" for b in outcome.broken) or "<li>every bound holds</li>"
     notes = [
-        f"Store: {s.engine}. Seed {s.seed}. {outcome.machine}.",
+        f"Store: {s.store}. Seed {s.seed}. {outcome.machine}.",
         f"Load: three clients, each starts a write, a read and a find every {s.every_s * 1000:g} ms.",
         f"At the end: {outcome.people:,} people sought, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
         *(f"Not rehearsed here: {name}: {why}." for name, why in outcome.skipped.items()),

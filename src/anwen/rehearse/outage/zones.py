@@ -187,18 +187,21 @@ class Zones:
         return True
 
     async def whole(self, within_s: float) -> None:
-        """Return when every zone serves. Raises UnavailableError: one does not within that time."""
-        missing = list(ZONES)
+        """Return when every zone serves, and all of the store. Raises UnavailableError: not within that time."""
+        missing = [*ZONES, "store"]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 while missing:
-                    served = await asyncio.gather(*map(self.serves, missing))
-                    missing = [zone for zone, good in zip(missing, served, strict=True) if not good]
+                    served = await asyncio.gather(*map(self._is_whole, missing))
+                    missing = [what for what, good in zip(missing, served, strict=True) if not good]
                     if missing:
                         await asyncio.sleep(POLL_S)
         self._processors.started()
         if missing:
-            raise UnavailableError(f"zone {', '.join(missing)}: does not serve {within_s:g} s after its return")
+            raise UnavailableError(f"not whole {within_s:g} s after the return: {', '.join(missing)}")
+
+    async def _is_whole(self, what: str) -> bool:
+        return await (self.database.whole() if what == "store" else self.serves(what))
 
 
 async def _ask_node(session: Session, zone: str, purpose: str) -> None:

@@ -1,0 +1,104 @@
+"""Copies of a store on Cassandra: each record whole, also while it is written; a load that was cut off is not served."""
+
+import itertools
+import os
+
+import pytest
+from contract import CONTACT_CLASSES, EPOCH, exact, labels, outcomes, owners, put, row, unique
+from copies import CopyContract, dumped, filled
+from faults import Load
+
+from anwen.errors import StorageError
+from anwen.store import cassandra_session, copying, engines
+from anwen.store.base import Outcome
+from anwen.store.cassandra_copy import CassandraCopy
+from anwen.store.placing import entries
+
+KEYSPACES = (f"copy{i}" for i in itertools.count())
+
+
+@pytest.fixture
+def fresh(members):
+    return lambda: members.settings("a") | {"keyspace": next(KEYSPACES)}
+
+
+class TestCassandraCopy(CopyContract):
+    ENGINE = "cassandra"
+
+    async def is_empty_or_refused(self, settings, folder):
+        with pytest.raises(StorageError, match="restore is under way"):
+            await engines.connect("cassandra", settings, folder)
+
+
+async def test_a_record_on_two_pages_is_one(fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(cassandra_session, "PAGE", 2)
+    settings = fresh()
+    store = await engines.connect("cassandra", settings, tmp_path)
+    ones = [row(postings=[exact(*labels(2))]) for _ in range(5)]
+    await put(store, *ones)
+    for version in (2, 3):
+        await put(store, *(row(r.record, version, subject=r.subject, classes=CONTACT_CLASSES) for r in ones))
+    content = await dumped(CassandraCopy(store._session, tmp_path))
+    assert [(r[0], r[1]) for r in content["row"]] == sorted((r.record, v) for r in ones for v in (1, 2, 3))
+    assert {record for _, record, _ in content["posting"]} == {b""}
+    await store.close()
+
+
+async def test_values_of_any_kind_are_taken_kept_and_given_up_after_a_restore(fresh, tmp_path):
+    settings, into = fresh(), fresh()
+    store, rows = await filled("cassandra", settings, tmp_path)
+    await store.close()
+    copy, target = [await copying.connect("cassandra", s, tmp_path) for s in (settings, into)]
+    await target.load(iter((await dumped(copy)).items()))
+    for each in (copy, target):
+        await each.close()
+    restored = await engines.connect("cassandra", into, tmp_path)
+    freed, kept = rows[0], rows[1]
+    number = [p for p in kept.postings if p.unique]
+    assert await outcomes(restored, row(postings=number)) == [Outcome.UNIQUE_TAKEN]
+    assert await outcomes(restored, row(postings=freed.postings)) == [Outcome.STORED]
+    two = row(kept.record, 2, subject=kept.subject, postings=number)
+    assert await outcomes(restored, kept, two) == [Outcome.STORED] * 2
+    assert await owners(restored, [number[0].labels[0]]) == [kept.record]
+    three = row(kept.record, 3, subject=kept.subject, postings=[unique(os.urandom(16))])
+    assert await outcomes(restored, three) == [Outcome.STORED]
+    assert await outcomes(restored, row(postings=number)) == [Outcome.STORED]
+    await restored.delete([(kept.record, 3)])
+    assert await outcomes(restored, row(postings=three.postings), kept) == [Outcome.STORED, Outcome.DELETED]
+    await restored.close()
+
+
+async def test_a_copy_made_while_values_change_hands_has_every_label_once_and_every_record_whole(
+    fresh, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cassandra_session, "PAGE", 7)
+    settings = fresh()
+    store = await engines.connect("cassandra", settings, tmp_path)
+    left_alone = [row(postings=[unique(os.urandom(16)), exact(*labels(3))]) for _ in range(30)]
+    await put(store, *left_alone)
+    load = Load([store], 5)
+    load.numbers, load.names = labels(6), [labels(64) for _ in range(2)]  # few: what one gives up another takes
+    async with load.running():
+        await load.wait(60)
+        before = {record for record, told in load.told.items() if told.rows}
+        content = await dumped(CassandraCopy(store._session, tmp_path))
+        assert load.acknowledged > 60
+    await store.close()
+    stored, deleted = {r[0] for r in content["row"]}, {r for r, _ in content["deleted"]}
+    assert before <= stored | deleted
+    held = {label: record for label, record, _ in content["posting"]}
+    assert len(held) == len(content["posting"])
+    current = {}
+    for record, version, *_, named, _ in content["row"]:
+        if version > 1 and not named:
+            continue
+        current[record] = {label for _, label in entries(named)}
+    assert all(held[label] == record for record, mine in current.items() for label in mine)
+    target = await copying.connect("sqlite", {"path": "s/anwen.sqlite"}, tmp_path)
+    await target.load(iter(content.items()))
+    await target.close()
+    restored = await engines.connect("sqlite", {"path": "s/anwen.sqlite"}, tmp_path)
+    got = await restored.get(EPOCH, [r.record for r in left_alone], ())
+    assert [(g.sealed, g.wraps) for g in got] == [(r.sealed, r.wraps) for r in left_alone]
+    assert await outcomes(restored, *left_alone) == [Outcome.STORED] * 30
+    await restored.close()
