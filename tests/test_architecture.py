@@ -25,7 +25,7 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "files": {"errors", "model", "formats"},
     "sample": {"errors", "files"},
     "vault_folder": {"errors", "model", "formats", "net.tls", "keeper.folder"},
-    "supervisor": {"errors", "model", "net", "keeper.coordinator", "vault_folder"},
+    "supervisor": {"errors", "model", "formats", "keeper.peers", "keeper.folder", "vault_folder"},
     "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
     "access": {"errors", "client", "vault_folder", "embedded"},
     "signing": {"errors", "model", "formats", "net", "vault_folder"},

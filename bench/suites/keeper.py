@@ -114,7 +114,7 @@ class Keepers:
                 for k in self.policy.keepers
             )
         )
-        await supervisor.ceremonies(supervisor.peer_calls(self.policy))
+        await supervisor.hold_ceremonies(self.folder.path / "keepers" / "a")
         about = self.policy.keepers[KEEPER]
         pool = Pool(about.address, about.tls_pin, limit=CLIENTS)
         self._stack.push_async_callback(pool.aclose)

@@ -11,11 +11,12 @@ import json
 from typing import IO, Self
 
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
+from anwen.keeper.peers import PeerCall
 from anwen.keeper.service import Keeper
 from anwen.node.service import Node
 from anwen.store import engines
 from anwen.store.base import Store
-from anwen.supervisor import PeerCall, ceremonies
+from anwen.supervisor import ceremonies
 from anwen.vault_folder import VaultFolder
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
-from anwen.errors import ConflictError, UnavailableError
-from anwen.keeper.coordinator import run_ceremony
+from anwen.errors import ConflictError, ProofError, UnavailableError
+from anwen.formats import policy_chain
+from anwen.keeper.folder import read_identity, read_policy_documents
+from anwen.keeper.peers import PeerCall, Peers
 from anwen.model import Policy
-from anwen.net.connection import Pool
 from anwen.vault_folder import VaultFolder
 
 SERIES = ("record", "index", "prehash")
-PeerCall = Callable[[str, bytes], Awaitable[bytes]]
-START_S = 60.0
+START_S, CEREMONY_S = 60.0, 30.0
 STOP_S = 10.0
 LOCK_S, LOCK_STEP_S = 5.0, 0.05
 """How long processes of a vault whose `up` was killed may take to end before it counts as running."""
@@ -129,7 +130,7 @@ async def up(folder: VaultFolder, on_event: Callable[[str], None] = lambda _: No
             for keeper in policy.keepers:
                 path = folder.path / "keepers" / keeper
                 starting.create_task(running.start(f"keeper {keeper}", "anwen.keeper.app", path, on_event))
-        await ceremonies(peer_calls(policy))
+        await hold_ceremonies(folder.path / "keepers" / next(iter(policy.keepers)))
         for node in policy.nodes:
             await running.start(f"node {node}", "anwen.node.app", folder.path / "nodes" / node, on_event)
     except BaseException as error:
@@ -146,17 +147,53 @@ async def ceremonies(peers: Mapping[str, PeerCall]) -> None:
         await run_ceremony(series, 1, peers)
 
 
-def peer_calls(policy: Policy) -> dict[str, PeerCall]:
-    """Return how to reach each keeper's peer listener."""
+async def hold_ceremonies(keeper: Path) -> Policy:
+    """Do the same for the vault of the keeper in this folder, over the network; its identity is what the others answer.
 
-    def caller(address: str, pin: bytes) -> PeerCall:
-        async def call(op: str, body: bytes) -> bytes:
-            pool = Pool(address, pin, limit=1)
-            try:
-                return await pool.post(f"/v1/{op}", None, body, 30.0)
-            finally:
-                await pool.aclose()
+    Returns the policy of that vault. Raises: UnavailableError: a keeper is down. ProofError: one deviated.
+    """
+    identity = read_identity(keeper)
+    policy = policy_chain.verify_chain(read_policy_documents(keeper), identity.root)
+    peers = Peers(policy, identity, CEREMONY_S)
+    try:
+        await ceremonies(peers.calls)
+    finally:
+        await peers.aclose()
+    return policy
 
-        return call
 
-    return {k.id: caller(k.peer_address, k.tls_pin) for k in policy.keepers.values()}
+async def run_ceremony(series: str, number: int, peers: Mapping[str, PeerCall]) -> None:
+    """Make and open one series' keys at all keepers, or finish what an earlier run left.
+
+    Args:
+        series: "record", "index" or "prehash". number: 1; later ones need officers' signatures.
+        peers: all keepers of the policy, by id.
+
+    Raises:
+        ProofError: a keeper deviated, and is named; nothing was opened. UnavailableError: a keeper is down.
+    """
+    keepers = sorted(peers)
+    about = {"series": series, "number": number}
+
+    async def ask(op: str, keeper: str, **members: Any) -> str:
+        return (await peers[keeper](f"ceremony_{op}", json.dumps(about | members).encode())).decode()
+
+    async def ask_all(op: str, **members: Any) -> list[str]:
+        return list(await asyncio.gather(*(ask(op, keeper, **members) for keeper in keepers)))
+
+    states = {k: json.loads(t.split("\n")[0]) for k, t in zip(keepers, await ask_all("state"), strict=True)}
+    confirms = {k: s["confirm"] for k, s in states.items() if s["confirm"]}
+    transcripts = {k: json.loads(c.split("\n")[0])["transcript"] for k, c in confirms.items()}
+    if len(confirms) < len(keepers) or len(set(transcripts.values())) > 1:
+        opened = [k for k, s in states.items() if s["opened"]]
+        if opened:
+            lost = [k for k in keepers if transcripts.get(k) != states[opened[0]]["opened"]]
+            raise ProofError(f"{series} {number} is open at {opened}, and its keys are lost at {lost}")
+        abandons = []
+        for transcript in set(transcripts.values()):
+            other = next(k for k in keepers if transcripts.get(k) != transcript)
+            abandons.append(await ask("abandon", other, transcript=transcript))
+        announces = await ask_all("announce", abandons=abandons)
+        reveals = await ask_all("reveal", announces=announces)
+        confirms = dict(zip(keepers, await ask_all("confirm", reveals=reveals), strict=True))
+    await ask_all("open", confirms=[confirms[k] for k in keepers])

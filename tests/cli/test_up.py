@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anwen.cli.failures import OK, UNAVAILABLE
+from anwen.cli.failures import DENIED, OK, UNAVAILABLE
 from anwen.vault_folder import create
 
 SERVICES = (b"anwen.keeper.app", b"anwen.node.app")
@@ -129,3 +130,22 @@ def test_the_demo_works_again_and_again_however_it_was_interrupted(tmp_path):
     code, said = interrupted(folder, signal.SIGTERM, "anwen import person")  # a finished one is made anew
     assert code == 130, said
     assert leftovers(folder) == []
+
+
+def test_a_ceremony_is_held_from_the_folder_of_one_keeper_and_changes_nothing_that_is_there(started, tmp_path):
+    keys = {p: p.read_bytes() for p in started.folder.rglob("*.keys")}
+    said = subprocess.run(
+        [*ANWEN, "--json", "ceremony", str(started.folder / "keepers" / "b")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (said.returncode, json.loads(said.stdout)["keepers"]) == (OK, ["a", "b", "c"])
+    assert {p: p.read_bytes() for p in started.folder.rglob("*.keys")} == keys
+    assert len(keys) == 9
+    stranger = shutil.copytree(started.folder / "keepers" / "b", tmp_path / "stranger")
+    (stranger / "identity.key").write_bytes(os.urandom(32))
+    said = subprocess.run([*ANWEN, "ceremony", str(stranger)], check=False, capture_output=True, text=True, timeout=60)
+    assert said.returncode == DENIED
+    assert "grant" in said.stderr

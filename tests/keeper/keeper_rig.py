@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from anwen.crypto import dprf, grants
 from anwen.errors import UnavailableError
 from anwen.formats import answer, policy_chain, wire
-from anwen.keeper.coordinator import run_ceremony
 from anwen.keeper.folder import Disk, make_identity
 from anwen.keeper.service import Keeper
 from anwen.model import (
@@ -32,6 +31,7 @@ from anwen.model import (
     Purpose,
     Role,
 )  # fmt: skip
+from anwen.supervisor import run_ceremony
 
 VAULT = bytes(range(16))
 START_S = 1_700_000_000

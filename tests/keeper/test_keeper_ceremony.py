@@ -9,7 +9,7 @@ from keeper_rig import Crash, CutDisk, Disk, People, Rig
 from anwen.errors import AnwenError, ConflictError, DeniedError, MalformedError, ProofError, UnavailableError
 from anwen.keeper import folder as files
 from anwen.keeper import statement
-from anwen.keeper.coordinator import run_ceremony
+from anwen.supervisor import run_ceremony
 
 
 @pytest.fixture

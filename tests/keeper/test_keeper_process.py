@@ -12,12 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keeper_rig import VAULT, Clock, People, Rig, plain
 
+from anwen import supervisor
 from anwen.errors import AnwenError, GrantError, StorageError, UnavailableError
 from anwen.formats import answer, policy_chain
 from anwen.keeper.app import check_swap
-from anwen.keeper.coordinator import peer_calls, run_ceremony
+from anwen.keeper.ceremony import STEPS
+from anwen.keeper.folder import read_identity
+from anwen.keeper.statement import sign_request
 from anwen.net.connection import Pool
 from anwen.net.tls import make_certificate, pin_of_pem
 
@@ -87,8 +91,7 @@ async def vault(tmp_path):
 
 async def up(vault):
     await asyncio.gather(*(vault.spawn(i) for i in vault.ids))
-    for series in ("record", "index", "prehash"):
-        await run_ceremony(series, 1, peer_calls(vault.policy))
+    await supervisor.hold_ceremonies(vault.path("a"))
 
 
 def today(people):
@@ -144,11 +147,23 @@ async def test_what_has_no_grant_gets_one_answer(vault):
         with pytest.raises(GrantError) as refused:
             await pool.post(path, grant, body, 5)
         said.add(str(refused.value))
-    for path in ("/v1/open", "/v1/state", "/v1/policy", "/v1/other"):
+    state = json.dumps({"series": "record", "number": 1}).encode()
+    by_b = sign_request(read_identity(vault.path("b")), "a", "ceremony_state", state)
+    stranger = replace(read_identity(vault.path("b")), key=Ed25519PrivateKey.generate())
+    for path, token, body in (
+        ("/v1/open", "", b""), ("/v1/state", "", b""), ("/v1/policy", "", b""), ("/v1/other", "", b""), ("/v1/cosign", "", b"{}"),
+        ("/v1/last_seen", "", b"{}"), *((f"/v1/ceremony_{step}", "", state) for step in STEPS),
+        ("/v1/ceremony_state", sign_request(stranger, "a", "ceremony_state", state), state),
+        ("/v1/ceremony_state", sign_request(read_identity(vault.path("b")), "c", "ceremony_state", state), state),
+        ("/v1/ceremony_state", sign_request(read_identity(vault.path("b")), "a", "ceremony_announce", state), state),
+        ("/v1/ceremony_state", by_b, state + b" "), ("/v1/ceremony_state", "e30", state), ("/v1/ceremony_state", "_", state),
+        ("/v1/other", sign_request(read_identity(vault.path("b")), "a", "other", state), state),
+    ):  # fmt: skip
         with pytest.raises(GrantError) as refused:
-            await peer.post(path, None, b"", 5)
+            await peer.post(path, f"Anwen {token}" if token else None, body, 5)
         said.add(str(refused.value))
     assert len(said) == 1
+    assert b"transcript" in await peer.post("/v1/ceremony_state", f"Anwen {by_b}", state, 5)
     await peer.aclose()
 
 

@@ -1,6 +1,5 @@
 """Backup and restore: whole or not at all, wraps apart, and the drill that wipes a store and opens people again."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -23,7 +22,7 @@ from anwen import vault_folder
 from anwen.backup import archive
 from anwen.cli import main
 from anwen.cli.failures import INTEGRITY, OK, REQUEST
-from anwen.errors import MalformedError, NotFoundError, PolicyError, StorageError
+from anwen.errors import MalformedError, NotFoundError, StorageError
 from anwen.store.copying import BULK, columns
 from anwen.store.sqlite import SqliteStore
 
@@ -283,13 +282,6 @@ async def test_a_full_disk_leaves_nothing(kept, tmp_path, monkeypatch):
         await archive.back_up(store, kept[0].policy(), {"root.json": b"{}"}, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
     await store.close()
-
-
-async def test_an_engine_without_copies_is_refused(kept):
-    policy = dataclasses.replace(kept[0].policy(), engine="cassandra")
-    with pytest.raises(PolicyError, match=r"docs/backup\.md"):
-        async with archive.opened(policy, kept[0].path / "nodes" / "a"):
-            pass
 
 
 # --- killed in the middle --------------------------------------------------------------------------------------------

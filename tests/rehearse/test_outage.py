@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from anwen.cli.failures import FAILED, OK, STOPPED
-from anwen.rehearse import cassandra, postgresql
+from anwen.rehearse import cassandra, patroni, postgresql
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
 from anwen.rehearse.outage.processors import Processors
@@ -194,11 +194,12 @@ def test_every_fault_on_the_file_of_one_machine(rehearse):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("engine", ["cassandra", "postgresql"])
-def test_a_zone_killed_over_servers_loses_nothing(rehearse, engine):
-    if reason := {"cassandra": cassandra.missing, "postgresql": postgresql.missing}[engine]():
+@pytest.mark.parametrize("store", [cassandra, postgresql, patroni])
+def test_a_zone_killed_over_servers_loses_nothing(rehearse, store):
+    if reason := store.missing():
         pytest.skip(reason)
-    _, found, _, said = rehearse("--quick", "--store", engine, "--fault", "kill", "--every", "0.5")
+    name = store.__name__.rpartition(".")[2]
+    _, found, _, said = rehearse("--quick", "--store", name, "--fault", "kill", "--every", "0.5")
     (run,) = found["runs"]
     assert not found["lost"] + found["duplicates"], said
     assert not run["stale"]

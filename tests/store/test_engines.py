@@ -4,7 +4,7 @@ import pytest
 from contract import EPOCH, put, row
 
 from anwen.errors import PolicyError
-from anwen.store import engines
+from anwen.store import copying, engines
 
 
 async def test_sqlite_opens_the_file_that_node_json_names(tmp_path):
@@ -40,3 +40,5 @@ async def test_an_engine_without_its_driver_says_what_to_install(tmp_path, monke
         PolicyError, match=r"engine cassandra: cassandra is not installed: pip install 'anwen\[cassandra\]'"
     ):
         await engines.connect("cassandra", {}, tmp_path)
+    with pytest.raises(PolicyError, match="cassandra is not installed"):
+        await copying.connect("cassandra", {}, tmp_path)

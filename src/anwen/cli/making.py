@@ -66,6 +66,23 @@ def _shape(engine: str, store_file: Path | None) -> Shape:
     return Shape(nodes=Shape().zones, engine=engine, store=store)
 
 
+@cli.command("ceremony")
+@click.argument("keeper", type=PATH)
+@settings_of
+def ceremony(settings: Settings, keeper: Path) -> None:
+    """Have all keepers make the first keys, from the machine of one of them, whose folder KEEPER is.
+
+    Every keeper of the policy has to run. What is there already stays as it is.
+    """
+    policy = asyncio.run(supervisor.hold_ceremonies(keeper))
+    if settings.json:
+        output.emit({"series": list(supervisor.SERIES), "keepers": list(policy.keepers)})
+    else:
+        click.echo(
+            f"{policy.name}: keepers {', '.join(policy.keepers)} hold the keys of {', '.join(supervisor.SERIES)}"
+        )
+
+
 @cli.command("up")
 @click.argument("folder", type=PATH, required=False)
 @settings_of

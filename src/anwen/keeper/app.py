@@ -21,11 +21,13 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from anwen.crypto import grants
 from anwen.crypto.grants import claimed_issuer
 from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, StorageError
+from anwen.keeper import statement
 from anwen.keeper.ceremony import STEPS
-from anwen.keeper.coordinator import PeerCall, peer_calls
 from anwen.keeper.metrics import metrics_of
+from anwen.keeper.peers import PeerCall, Peers
 from anwen.keeper.service import Keeper
 from anwen.model import Policy
 from anwen.net import logs, metrics
@@ -77,7 +79,7 @@ async def run(folder: Path, *, locked: bool) -> None:
     calls: dict[str, PeerCall] = {}
     keeper = Keeper.open(folder, peers=calls)
     check_swap(keeper.policy, locked=locked, swaps=_read_swaps())
-    calls |= peer_calls(keeper.policy)
+    calls |= Peers(keeper.policy, keeper.identity).calls
     del calls[keeper.identity.keeper]
     mine = keeper.policy.keepers[keeper.identity.keeper]
     tls = server_context(folder / "tls.crt", folder / "tls.key")
@@ -85,17 +87,17 @@ async def run(folder: Path, *, locked: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    async def for_peers(path: str, _authorization: str | None, body: bytes) -> bytes:
-        op = path.removeprefix("/v1/")
+    async def for_peers(path: str, authorization: str | None, body: bytes) -> bytes:
+        op, token = path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen ")
+        statement.verify_request(keeper.policy, keeper.identity.keeper, op, token, body)
         if op not in PEER_OPS:
-            raise GrantError("the grant does not cover this request")
+            raise GrantError(grants.WORDING)
         return await keeper.handle_peer(op, body)
 
     async def for_clients(path: str, authorization: str | None, body: bytes) -> bytes:
         return await keeper.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
-    peer_paths = [f"/v1/{op}" for op in PEER_OPS]
-    peers = await serve(for_peers, mine.peer_address, tls, _PEER_LIMITS, without_grant=peer_paths)
+    peers = await serve(for_peers, mine.peer_address, tls, _PEER_LIMITS)
     try:
         if not await _unless(stop, _start(keeper)):
             return

@@ -33,9 +33,9 @@ from anwen.formats import answer, policy_chain, wire
 from anwen.keeper import folder as files
 from anwen.keeper import reading, requests
 from anwen.keeper.ceremony import Ceremony
-from anwen.keeper.coordinator import PeerCall
 from anwen.keeper.folder import Disk, Identity, KeyFile
 from anwen.keeper.log import LASTING, Log
+from anwen.keeper.peers import PeerCall
 from anwen.keeper.requests import Ask, Work
 from anwen.keeper.shares import Held, Shares, evaluate
 from anwen.keeper.side import Block, Kind, MonthKeys, encode

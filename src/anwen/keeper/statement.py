@@ -6,13 +6,16 @@ statement. `kind`, `vault` and `keeper` are in every one.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from anwen.errors import MalformedError, ProofError
+from anwen.crypto import grants
+from anwen.errors import GrantError, MalformedError, ProofError
 from anwen.keeper.folder import Identity
 from anwen.model import Policy
 
@@ -43,6 +46,22 @@ def verify(policy: Policy, text: object, kind: str, keeper: str, **expected: obj
     if not isinstance(content, dict) or any(content.get(name) != value for name, value in expected.items()):
         raise ProofError(f"keeper {keeper}: its {kind} statement is about something else")
     return content
+
+
+def sign_request(identity: Identity, recipient: str, op: str, body: bytes) -> str:
+    """Return what shows a peer that this keeper asks: a statement over the recipient, operation and body, in base64."""
+    text = sign(identity, "request", to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def verify_request(policy: Policy, recipient: str, op: str, token: str, body: bytes) -> None:
+    """Raise GrantError, in its one wording, unless a keeper of the policy signed this very request to `recipient`."""
+    try:
+        text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        keeper = str(json.loads(text.split("\n")[0])["keeper"])
+        verify(policy, text, "request", keeper, to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
+    except (ProofError, ValueError, KeyError, TypeError, RecursionError):
+        raise GrantError(grants.WORDING) from None
 
 
 def verify_all(policy: Policy, texts: list[object], kind: str, **expected: object) -> dict[str, dict[str, Any]]:

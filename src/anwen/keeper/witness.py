@@ -19,9 +19,9 @@ from anwen.crypto import merkle
 from anwen.errors import AnwenError, MalformedError, NotFoundError, ProofError, QuorumError, RollbackError, StorageError
 from anwen.formats import checkpoint
 from anwen.keeper import statement
-from anwen.keeper.coordinator import PeerCall
 from anwen.keeper.folder import Disk, Identity
 from anwen.keeper.log import Log
+from anwen.keeper.peers import PeerCall
 from anwen.model import Policy
 
 _MAX_PROOF = 128

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from anwen.errors import MalformedError, PolicyError
+from anwen.errors import MalformedError
+from anwen.store import engines
 
 BULK = {"row": "bibibiiibb", "posting": "bbb", "subject": "bib", "deleted": "bi"}
 """Columns of each table, in the order of docs/spec/store.md: b bytes, i an integer from 0 to 2^63 - 1."""
 
 _WRAPS, _WRAP = "bib", re.compile(r"wrap_([1-9][0-9]{0,9})")
-
-_MODULES = {"sqlite": "sqlite", "postgresql": "postgresql_copy", "cassandra": "cassandra_copy"}
 Row = tuple[Any, ...]  # of int and bytes
 Batch = tuple[str, list[Row]]
 """A table's name ("wrap_7": the wraps of epoch 7), and some of its rows."""
@@ -65,13 +63,8 @@ class Copying(Protocol):
 async def connect(engine: str, settings: Mapping[str, object], folder: Path) -> Copying:
     """Return what copies the store that `engines.connect` opens with the same arguments.
 
-    Raises: PolicyError: the engine offers no copies, or what `engines.connect` refuses. UnavailableError, StorageError.
+    Raises: what `engines.connect` does.
     """
-    if engine not in _MODULES:
-        raise PolicyError(f"engine {engine}: has no copies of this kind; use its own (docs/backup.md)")
-    try:
-        module = import_module(f"anwen.store.{_MODULES[engine]}")
-    except ModuleNotFoundError as error:
-        raise PolicyError(f"engine {engine}: {error.name} is not installed: pip install 'anwen[{engine}]'") from error
+    module = engines.module(engine, "sqlite" if engine == "sqlite" else f"{engine}_copy")
     store: Copying = await module.connect(settings, folder)
     return store

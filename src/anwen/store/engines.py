@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from anwen.errors import PolicyError
 from anwen.formats.policy_schema import ENGINES
@@ -24,11 +25,15 @@ async def connect(engine: str, settings: Mapping[str, object], folder: Path) -> 
         PolicyError: no such engine, its extra is not installed, settings that it does not know, or servers whose own
             settings break a promise. StorageError: it is damaged. UnavailableError: it cannot be reached.
     """
+    store: Store = await module(engine, engine).connect(settings, folder)
+    return store
+
+
+def module(engine: str, name: str) -> Any:
+    """Return a module of an engine. Raises PolicyError: no such engine, or its extra is not installed."""
     if engine not in ENGINES:
         raise PolicyError(f"engine {engine}: expected one of {', '.join(ENGINES)}")
     try:
-        module = import_module(f"anwen.store.{engine}")
+        return import_module(f"anwen.store.{name}")
     except ModuleNotFoundError as error:
         raise PolicyError(f"engine {engine}: {error.name} is not installed: pip install 'anwen[{engine}]'") from error
-    store: Store = await module.connect(settings, folder)
-    return store

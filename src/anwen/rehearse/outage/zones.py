@@ -82,7 +82,7 @@ class Zones:
             async with asyncio.TaskGroup() as starting:
                 for zone in ZONES:
                     starting.create_task(zones._start(zone, "keeper"))
-            await supervisor.ceremonies(supervisor.peer_calls(zones.policy))
+            await supervisor.hold_ceremonies(folder.path / "keepers" / ZONES[0])
             for zone in ZONES:
                 await zones._start(zone, "node")
         except BaseException as error:
