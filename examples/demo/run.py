@@ -30,9 +30,9 @@ from anwen.cli import failures, main, output
 from anwen.client.sync import Loop
 from anwen.errors import AnwenError, IntegrityError, UnavailableError
 from anwen.model import Counter
+from anwen.rehearse.breach.search import SHORTEST, Needles, files_below, search
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
 from folder import demo_folder
-from search import SHORTEST, Needles, files_below, search
 from thief import rob
 
 PEOPLE = int(os.environ.get("ANWEN_DEMO_PEOPLE", "100000"))

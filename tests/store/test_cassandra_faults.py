@@ -282,7 +282,7 @@ async def test_what_a_late_repair_brings_back_stays_dark(store):
     above = cassandra_write.FOREVER + 1  # above the tombstones: as if they were gone
     insert = "INSERT INTO {ks}.row (record, version, body, verified) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
     await store._session.run(insert, [(*kept, above)])
-    await store._session.run(cassandra_write._POSTING, [(value, one.record, b"zombie", b"m" * 16, above)])
+    await store._session.run(cassandra_write.POSTING, [(value, one.record, b"zombie", b"m" * 16, above)])
     assert await store.get(EPOCH, [one.record], ()) == []
     assert await outcomes(store, one) == [Outcome.DELETED]
     assert (await store.statistics()).settings

@@ -37,7 +37,7 @@ async def open_cells(session: Session, purpose: str, cells: Sequence[Cell]) -> l
 
 
 async def _open_round(session: Session, purpose: str, cells: Sequence[Cell]) -> list[Values | AnwenError]:
-    request = _Request(session, (await session.current(purpose))[0], cells)
+    request = Request(session, (await session.current(purpose))[0], cells)
     found = await session.ask_some("open", purpose, request.subjects, request.body)
     values, contradicted, _ = found.values()
     results: list[Values | AnwenError] = []
@@ -85,7 +85,7 @@ def _settle(session: Session, found: Round, row: int, cell: Cell) -> Values | An
     return opened
 
 
-class _Request:
+class Request:
     """The columns of an `open` request over some cells, from which any part can be asked."""
 
     def __init__(self, session: Session, epoch: int, cells: Sequence[Cell]) -> None:

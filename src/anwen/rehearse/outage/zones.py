@@ -22,6 +22,7 @@ from anwen.errors import AnwenError, UnavailableError
 from anwen.formats import wire
 from anwen.formats.answer import decode_answer, verify_receipt
 from anwen.model import Policy
+from anwen.rehearse import preload
 from anwen.rehearse.outage.databases import Database
 from anwen.rehearse.outage.network import Network
 from anwen.rehearse.outage.processors import Processors
@@ -31,20 +32,6 @@ ZONES = ("a", "b", "c")
 PARTS = ("keeper", "node", "database")
 MODULES = {"keeper": "anwen.keeper.app", "node": "anwen.node.app"}
 PROBE_S, POLL_S = 1.0, 0.1
-CLOCK = """
-import time
-true, seen = time.time, [0.0, 0.0]
-
-def shifted():
-    now = time.monotonic()
-    if now - seen[0] > 0.1:
-        with open({file!r}) as file:
-            seen[:] = now, float(file.read() or 0)
-    return true() + seen[1]
-
-time.time = shifted
-"""
-"""Gives a process of Python another wall clock before anything else of it runs; monotonic time stays true."""
 
 
 class Machine(NamedTuple):
@@ -229,7 +216,6 @@ def make_folder(path: Path, text: str, network: Network, engine: str, disk_bytes
         own.mkdir(parents=True, mode=0o700)
         if disk_bytes:
             network.mount(own, disk_bytes)
-        (own / "clock").write_text("+0")
         for part in ("keeper", "node"):
             link = folder.path / f"{part}s" / zone
             shutil.move(link, own / part)
@@ -259,7 +245,5 @@ def clock_prefix(folder: VaultFolder, zone: str) -> list[str]:
 
     A preloaded library for any program, libfaketime, made keepers and nodes so slow that it was a fault by itself.
     """
-    preload = zone_folder(folder, zone) / "preload"
-    preload.mkdir(exist_ok=True)
-    (preload / "sitecustomize.py").write_text(CLOCK.format(file=str(zone_folder(folder, zone) / "clock")))
-    return ["env", f"PYTHONPATH={preload}"]
+    own = zone_folder(folder, zone)
+    return preload.prefix(own / "preload", preload.clock(own / "clock"))

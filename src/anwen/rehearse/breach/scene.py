@@ -1,0 +1,172 @@
+"""The vault that is attacked: fresh or a copy, its processes, its clock, and what is really in it.
+
+Zone `STOLEN` is the attacker's: code that he controls runs in its keeper and node. All else is the vault as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import anwen
+from anwen import supervisor
+from anwen.client.session import Timing
+from anwen.client.vault import AsyncVault
+from anwen.errors import ConflictError, UnavailableError
+from anwen.model import Policy
+from anwen.rehearse import preload
+from anwen.rehearse.breach import tap
+from anwen.vault_folder import VaultFolder
+
+STOLEN = "a"
+"""The zone in the attacker's hands."""
+
+MODULES = {"keeper": "anwen.keeper.app", "node": "anwen.node.app"}
+BATCH = 1024
+REREAD_S = 0.02
+STEP_S = 3 * REREAD_S
+"""After what time all processes have seen a clock that was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A record that is really there, and what it holds: the truth that thefts are counted against."""
+
+    record: str
+    subject: str
+    values: Mapping[str, object] = field(repr=False)
+
+
+class Scene:
+    """A running vault. `extra`: code that is put into processes besides ("keeper b", "node a"), to break a defence."""
+
+    def __init__(self, folder: VaultFolder, extra: Mapping[str, str]) -> None:
+        self.folder, self._extra = folder, extra
+        self.policy: Policy = folder.policy()
+        self.outside = folder.path.with_name(folder.path.name + ".outside")  # what is no part of the vault
+        self.outside.mkdir(exist_ok=True)
+        self.known: list[Known] = []
+        self.offset_s = 0.0
+        self._clock = self.outside / "clock"
+        self._running: supervisor.Running | None = None
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start all keepers and nodes. Raises UnavailableError."""
+        self._running = supervisor.Running(await supervisor.lock(self.folder))
+        try:
+            await asyncio.gather(*(self.start_one("keeper", keeper) for keeper in self.policy.keepers))
+            await supervisor.hold_ceremonies(self.path("keeper", STOLEN))
+            for node in self.policy.nodes:
+                await self.start_one("node", node)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def start_one(self, part: str, name: str) -> None:
+        """Start one process, with the attacker's code in it if it is his. Raises UnavailableError."""
+        assert self._running is not None
+        code = [preload.clock(self._clock, REREAD_S), self._extra.get(f"{part} {name}", "")]
+        if name == STOLEN:
+            code.append(tap.code(part, self.outside))
+        prefix = preload.prefix(self.outside / f"{part}-{name}", "\n".join(code))
+        await self._running.start(f"{part} {name}", MODULES[part], self.path(part, name), lambda _: None, prefix)
+
+    async def kill(self, part: str, name: str) -> None:
+        """End one process at once."""
+        assert self._running is not None
+        process = self._running.processes[f"{part} {name}"]
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+    async def stop(self) -> None:
+        """End all processes."""
+        if self._running is not None:
+            await self._running.stop()
+            self._running = None
+
+    def pid(self, part: str, name: str) -> int:
+        """Return a process's id."""
+        assert self._running is not None
+        return self._running.processes[f"{part} {name}"].pid
+
+    def pids(self) -> list[int]:
+        """Return the ids of all processes."""
+        assert self._running is not None
+        return [p.pid for p in self._running.processes.values() if p.returncode is None]
+
+    def path(self, part: str, name: str) -> Path:
+        """Return where a keeper or node keeps its files."""
+        return self.folder.path / f"{part}s" / name
+
+    @property
+    def store(self) -> Path:
+        """The folder of the store's file."""
+        return self.folder.path / "store"
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time that all of the vault sees: Unix seconds."""
+        return time.time() + self.offset_s
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass, for keepers, nodes and clients alike."""
+        self.offset_s += seconds
+        self._clock.write_text(f"{self.offset_s!r}")
+        await asyncio.sleep(STEP_S)  # each process looks at the file when it next asks for the time
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def connect(self, principal: str, purpose: str, timing: Timing | None = None) -> AsyncVault:
+        """Return the vault as a principal sees it; to be closed by whoever asked."""
+        vault = anwen.connect_async(self.folder.path, key=principal, purpose=purpose, timing=timing)
+        vault.session.clock = self.now
+        return vault
+
+    async def load(self, collection: str, rows: Sequence[Mapping[str, object]], principal: str, purpose: str) -> None:
+        """Store rows; those that are stored are known from now on. Raises UnavailableError: some were not."""
+        async with self.connect(principal, purpose) as vault:
+            for start in range(0, len(rows), BATCH):
+                batch = rows[start : start + BATCH]
+                for row, result in zip(batch, await vault.put_many(collection, batch), strict=True):
+                    if result.error:
+                        raise UnavailableError(f"a person could not be stored: {result.error.code}") from result.error
+                    self.known.append(Known(result.record, result.subject, row))
+
+
+@contextlib.contextmanager
+def copied(original: Path, target: Path) -> Iterator[VaultFolder]:
+    """Give the block a copy of a vault; the original is locked meanwhile, since both use the same addresses.
+
+    Raises: ConflictError: the original is running.
+    """
+    with _locked(VaultFolder(original)):
+        if target.exists():
+            raise ConflictError(f"{target}: exists")
+        shutil.copytree(original, target, symlinks=True)
+        yield VaultFolder(target)
+
+
+@contextlib.contextmanager
+def _locked(folder: VaultFolder) -> Iterator[IO[bytes]]:
+    with folder.lock() as lock:
+        yield lock
+
+
+@contextlib.asynccontextmanager
+async def running(scene: Scene) -> AsyncIterator[Scene]:
+    """Run a scene for the length of the block."""
+    await scene.start()
+    try:
+        yield scene
+    finally:
+        await scene.stop()

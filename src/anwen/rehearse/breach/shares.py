@@ -1,0 +1,72 @@
+"""Keys out of stolen keepers' folders, and what they give without asking anybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anwen.client.opening import stack
+from anwen.client.rows import Cell
+from anwen.crypto import prf, prf_input
+from anwen.crypto.dprf import key_sets
+from anwen.crypto.prf import PrfKey
+from anwen.model import Policy
+
+Bytes2D = npt.NDArray[np.uint8]
+
+
+class Shares:
+    """What some keepers hold of one series: a key for each key set that any of them is not in."""
+
+    def __init__(self, policy: Policy, folders: Sequence[Path], series: str, number: int = 1) -> None:
+        """Read the key files of stolen folders."""
+        self.sets = key_sets(list(policy.keepers), policy.threshold)
+        self.held: dict[tuple[str, ...], PrfKey] = {}
+        for folder in folders:
+            content = json.loads((folder / "keys" / f"{series}-{number}.keys").read_bytes())
+            for name, secret in content["keys"].items():
+                self.held[tuple(name.split("+"))] = PrfKey(bytes.fromhex(secret))
+
+    @property
+    def complete(self) -> bool:
+        """Whether they compute F by themselves."""
+        return set(self.held) == set(self.sets)
+
+    def components(self, inputs: Bytes2D) -> dict[tuple[str, ...], Bytes2D]:
+        """Return the component of each key held, each uint8 (n, 32)."""
+        return {key_set: prf.evaluate(key, inputs) for key_set, key in self.held.items()}
+
+    def values(self, inputs: Bytes2D, others: Mapping[tuple[str, ...], Bytes2D] | None = None) -> Bytes2D:
+        """Return the XOR of all components, those of `others` among them: F(x), if none is missing."""
+        known = {**(others or {}), **self.components(inputs)}
+        total = np.zeros((len(inputs), prf.OUTPUT_BYTES), np.uint8)
+        for component in known.values():
+            total ^= component
+        return total
+
+    def sums(self, inputs: Bytes2D) -> Iterator[Bytes2D]:
+        """Yield every XOR of some of the components held: all that these keys can make of an input by themselves."""
+        components = list(self.components(inputs).values())
+        for chosen in range(1 << len(components)):
+            total = np.zeros((len(inputs), prf.OUTPUT_BYTES), np.uint8)
+            for i, component in enumerate(components):
+                if chosen >> i & 1:
+                    total ^= component
+            yield total
+
+
+def inputs_of(cells: Sequence[Cell], epoch: int = 1) -> Bytes2D:
+    """Return the PRF input of each cell: none of it is secret."""
+
+    def numbers(name: str) -> npt.NDArray[np.unsignedinteger]:
+        return np.array([getattr(c, name) for c in cells], np.uint64)
+
+    return prf_input.record_inputs(
+        np.array([c.collection.id for c in cells], np.uint64), numbers("class_id"), numbers("version"), epoch,
+        numbers("collected_s"), numbers("expires_s"), stack([c.subject for c in cells], 16),
+        stack([c.record for c in cells], 16), stack([c.nonce for c in cells], prf_input.NONCE_BYTES),
+    )  # fmt: skip

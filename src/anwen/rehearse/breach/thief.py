@@ -1,0 +1,238 @@
+"""The thief of a principal's key: opens as many people as he can, alone or with a stolen keeper's shares.
+
+He works as the software never would: he asks keepers one by one, keeps every component he ever got, halves what was
+refused until a single person is, waits for the edges of windows, and comes back after restarts. With a stolen keeper's
+shares he computes that keeper's components himself, so that nobody counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anwen.client import audit
+from anwen.client.opening import Request
+from anwen.client.records import Record
+from anwen.client.rows import Cell, open_cell
+from anwen.crypto.dprf import held_by
+from anwen.errors import AnwenError, BudgetError, OpenError
+from anwen.model import Counter
+from anwen.policy.budgets import DAY_S, HOUR_S
+from anwen.rehearse.breach.scene import STOLEN, Scene
+from anwen.rehearse.breach.shares import Bytes2D, Shares, inputs_of
+from anwen.rehearse.breach.theft import Theft
+
+FIRST_BATCH = 64
+EDGES_S = (0.5 * HOUR_S, 0.5 * HOUR_S - 2, 1.0, 1.5)
+"""Times that pass between his attempts, again and again: half an hour, then just before and after the full hour."""
+HOURS, QUICK_HOURS = 26, 3
+HONEST_SHARE = 0.7
+KeySet = tuple[str, ...]
+
+
+@dataclass
+class Thief:
+    """What one thief has: a key, perhaps shares, and whatever keepers have told him so far."""
+
+    scene: Scene
+    principal: str
+    purpose: str
+    collection: str
+    class_name: str
+    shares: Shares | None = None
+    opened: dict[str, float] = field(default_factory=dict)  # when each person was opened, by handle
+    answered: set[tuple[str, str]] = field(default_factory=set)  # keeper and hash of every request that it answered
+    requests: int = 0
+    refused: int = 0
+    _had: dict[str, dict[KeySet, bytes]] = field(default_factory=dict)  # components of each record
+    _asked: dict[str, set[str]] = field(default_factory=dict)  # keepers that answered for a record
+
+    def __post_init__(self) -> None:
+        self.vault = self.scene.connect(self.principal, self.purpose)
+        self.session, policy = self.vault.session, self.scene.policy
+        self._schema = policy.collections[self.collection]
+        self._class = self._schema.class_named[self.class_name].id
+        keepers, holders = list(policy.keepers), policy.threshold
+        self._columns = {k: held_by(k, keepers, holders) for k in keepers if self.shares is None or k != STOLEN}
+
+    async def targets(self, most: int) -> list[Record]:
+        """Return sealed records, which nobody counts: without the keepers they are noise."""
+        records: list[Record] = []
+        async for record in self.vault.scan(self.collection, [self.class_name]):
+            records.append(record)
+            if len(records) >= most:
+                break
+        return records
+
+    async def rob(self, records: Sequence[Record]) -> None:
+        """Open as many of these as keepers let him at this moment: in batches, then one by one."""
+        left = [r for r in records if r.subject not in self.opened]
+        needed = 1 if self.shares else self.scene.policy.threshold
+        groups = list(itertools.combinations(sorted(self._columns), needed))
+        plan = {k: [r for i, r in enumerate(left) if k in groups[i % len(groups)]] for k in self._columns}
+        await asyncio.gather(*(self._ask(k, plan[k]) for k in plan))
+        # what one keeper of the pair refused another may give
+        started = [r for r in left if r.id in self._asked and r.subject not in self.opened]
+        for keeper in self._columns:
+            await self._ask(keeper, [r for r in started if keeper not in self._asked[r.id]])
+
+    async def _ask(self, keeper: str, records: Sequence[Record]) -> None:
+        """Ask one keeper for records, as long as it answers: half as many each time it refuses."""
+        size, at = FIRST_BATCH, 0
+        todo = [r for r in records if keeper not in self._asked.get(r.id, ())]
+        while size and at < len(todo):
+            if await self._get(keeper, todo[at : at + size]):
+                at += size
+            else:
+                size //= 2
+
+    async def _get(self, keeper: str, records: Sequence[Record]) -> bool:
+        cells = [r.cells[self._class] for r in records]
+        request = Request(self.session, (await self.session.current(self.purpose))[0], cells)
+        body = request.body(np.arange(len(cells)))
+        self.requests += 1
+        try:
+            answer = await self.session.send(keeper, "open", self.purpose, body, None)
+        except AnwenError:
+            self.refused += 1
+            return False
+        self.answered.add((keeper, hashlib.sha256(body).hexdigest()))
+        for row, record in enumerate(records):
+            had = self._had.setdefault(record.id, {})
+            self._asked.setdefault(record.id, set()).add(keeper)
+            for column, key_set in enumerate(self._columns[keeper]):
+                had[key_set] = answer.components[column, row].tobytes()
+        self._combine(records)
+        return True
+
+    def _combine(self, records: Sequence[Record]) -> None:
+        """Open every record of which all components are known by now."""
+        mine = set(self.shares.held) if self.shares else set()
+        sets = self.shares.sets if self.shares else _sets(self.scene)
+        for record in records:
+            if set(sets) <= mine | set(self._had[record.id]) and record.subject not in self.opened:
+                cell = record.cells[self._class]
+                try:
+                    open_cell(self.scene.policy.vault, cell, self._value(cell, self._had[record.id]))
+                except OpenError:
+                    continue  # a component was wrong
+                self.opened[record.subject] = self.scene.now()
+
+    def _value(self, cell: Cell, had: dict[KeySet, bytes]) -> bytes:
+        known: dict[KeySet, Bytes2D] = {s: np.frombuffer(v, np.uint8).reshape(1, -1) for s, v in had.items()}
+        if self.shares:
+            return self.shares.values(inputs_of([cell]), known).tobytes()
+        return np.bitwise_xor.reduce(np.vstack(list(known.values()))).tobytes()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.vault.close()
+
+
+def _sets(scene: Scene) -> Sequence[KeySet]:
+    return Shares(scene.policy, [], "record").sets
+
+
+def most_in_window(times_s: Sequence[float], width_s: float) -> int:
+    """Return the most of these moments that lie in any half-open window of a width, wherever it begins."""
+    ordered = sorted(times_s)
+    return max((int(np.searchsorted(ordered, t + width_s, "left")) - i for i, t in enumerate(ordered)), default=0)
+
+
+async def steal(scene: Scene, whose: Target, *, with_keeper: bool, hours: int) -> Theft:
+    """Return whom a stolen key gives within `hours`, keepers killed and started again on the way.
+
+    Args:
+        with_keeper: the thief holds the shares of keeper `STOLEN` as well.
+    """
+    budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
+    shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record") if with_keeper else None
+    theft = Theft(
+        "key and keeper" if with_keeper else "key",
+        f"the key of {whose.principal}" + (f", and the shares of keeper {STOLEN}, which so never counts" if shares else ""),
+        budget.per_hour, f"at most {budget.per_hour} people in any hour and {budget.per_day} in any day",
+        "rehearse/breach/thief.py",
+    )  # fmt: skip
+    thief = Thief(scene, whose.principal, whose.purpose, whose.collection, whose.class_name, shares)
+    try:
+        records = await thief.targets(2 * budget.per_day)
+        await _work(scene, thief, records, hours)
+    finally:
+        await thief.close()
+    in_hour, in_day = (most_in_window(list(thief.opened.values()), width) for width in (HOUR_S, DAY_S))
+    theft.people = in_hour
+    theft.must(in_day <= budget.per_day, f"{in_day} people in a day, at most {budget.per_day}")
+    theft.must(in_hour > 0, "the thief opened nobody: this attack does not work")
+    theft.note(
+        f"{thief.requests:,} requests within {hours} hours, in batches and singly, before and after the edges of windows, "
+        f"{thief.refused:,} refused; a keeper killed and started again every few hours",
+        requests=thief.requests, refused=thief.refused, in_any_hour=in_hour, in_any_day=in_day, in_all=len(thief.opened),
+        budget_hour=budget.per_hour, budget_day=budget.per_day,
+    )  # fmt: skip
+    await _check_logs(scene, whose, thief, theft)
+    theft.close()
+    return theft
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose key is stolen, and what it is used for; `auditor` reads the logs afterwards, for purpose `audit`."""
+
+    principal: str
+    purpose: str
+    collection: str
+    class_name: str
+    auditor: str
+    audit: str
+
+
+async def _work(scene: Scene, thief: Thief, records: Sequence[Record], hours: int) -> None:
+    begun, edges = scene.now(), itertools.cycle(EDGES_S)
+    restarts = itertools.cycle([k for k in scene.policy.keepers if k != STOLEN])
+    restart_at = begun + 2.2 * HOUR_S
+    while scene.now() - begun < hours * HOUR_S:
+        await thief.rob(records)
+        await scene.pass_time(next(edges))
+        if scene.now() >= restart_at:
+            keeper, restart_at = next(restarts), restart_at + 5 * HOUR_S
+            await scene.kill("keeper", keeper)
+            await scene.start_one("keeper", keeper)
+    await thief.rob(records)
+
+
+async def _check_logs(scene: Scene, whose: Target, thief: Thief, theft: Theft) -> None:
+    """Look for every answer in the log of the keeper that gave it; the stolen one's log is its thief's."""
+    missing = 0
+    async with scene.connect(whose.auditor, whose.audit) as vault:
+        for keeper in scene.policy.keepers:
+            got = {request for k, request in thief.answered if k == keeper}
+            logged = set()
+            async for entry, _ in audit.entries(vault.session, whose.audit, keeper):
+                about = json.loads(entry)
+                if about.get("op") == "open":
+                    logged.add(about["req"])
+            missing += len(got - logged)
+    theft.note(
+        "each answer looked for in the log of the keeper that gave it", answers=len(thief.answered), unlogged=missing
+    )
+    theft.must(not missing, f"{missing} answers are in no log")
+
+
+async def honest(scene: Scene, whose: Target) -> tuple[int, int]:
+    """Return how many people an honest caller opens before he is refused, all keepers up, and his budget an hour."""
+    opened = 0
+    budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
+    async with scene.connect(whose.principal, whose.purpose) as vault:
+        async for record in vault.scan(whose.collection, [whose.class_name]):
+            try:
+                await vault.open([record], [whose.class_name])
+            except BudgetError:
+                break
+            opened += 1
+    return opened, budget.per_hour

@@ -1,0 +1,40 @@
+"""Code that runs in a vault's process before anything else of it: how a rehearsal harms a keeper or node from outside.
+
+No keeper or node has a switch for it. Python runs `sitecustomize` from a folder on its path; whoever controls a machine
+can do the same to any process on it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CLOCK = """
+import time
+true, seen = time.time, [0.0, 0.0]
+
+def shifted():
+    now = time.monotonic()
+    if now - seen[0] > {reread_s}:
+        with open({file!r}) as file:
+            seen[:] = now, float(file.read() or 0)
+    return true() + seen[1]
+
+time.time = shifted
+"""
+"""Another wall clock, so many seconds ahead as a file says; monotonic time stays true."""
+
+
+def clock(file: Path, reread_s: float = 0.1) -> str:
+    """Return code that puts a process on the clock that `file` sets, made here if it is not there."""
+    if not file.exists():
+        file.write_text("+0")
+    return CLOCK.format(file=str(file), reread_s=reread_s)
+
+
+def prefix(folder: Path, code: str) -> list[str]:
+    """Return the command that starts a process of Python with `code` in it; `folder` is made for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return ["env", f"PYTHONPATH={path}"]
