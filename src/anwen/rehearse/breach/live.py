@@ -1,86 +1,229 @@
 """One node, one keeper, one whole zone, live: what passes through them, what is in their memory, and what it opens.
 
 While a load runs, the attacker's node and keeper write down all that passes, and their memory is read. What must not be
-there is known, since the rehearsal holds all keys: every value, token key, index key, DEK and F(x) of the load.
+there is known, since the rehearsal holds all keys: every value, token key, index key, DEK and value of F of the load.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from anwen.client.records import Record
-from anwen.client.rows import Cell, open_cell
-from anwen.client.vault import AsyncVault
-from anwen.crypto import blind_index, grants
+from anwen.client.rows import Cell
+from anwen.crypto.envelope import context, open_envelope
 from anwen.errors import AnwenError, OpenError
 from anwen.formats import wire
 from anwen.rehearse.breach import tap
-from anwen.rehearse.breach.scene import STOLEN, Known, Scene
-from anwen.rehearse.breach.search import Needles, files_below, memory_of
+from anwen.rehearse.breach.load import Load
+from anwen.rehearse.breach.scene import STOLEN, Scene
+from anwen.rehearse.breach.search import Needles, memory_of
 from anwen.rehearse.breach.shares import Shares, inputs_of
 from anwen.rehearse.breach.tap import Passed
 from anwen.rehearse.breach.theft import Theft
-from anwen.rehearse.breach.thief import Target
 
-STEPS, CELLS = 60, 4_000
-CALL_S = 5.0
-SHORT = 8
+PARTS = ("node", "keeper")
+ALLOWED = {"node": frozenset[str](), "keeper": frozenset({"tokens"})}
+"""Secrets that a part meets by design: a keeper evaluates tokens, which say nothing without the field's key."""
+
+Hits = dict[tuple[str, str], set[bytes]]
+"""Secrets found, by part and kind."""
+
+STEPS = 60
+CALL_S, REPLAYED = 5.0, 200
+_WORD = 32
 
 
 @dataclass
 class Loot:
-    """What the attacker's zone saw, and what was secret about it: the truth to compare with."""
+    """What the attacker's zone saw of a load, and what of it only clients may hold."""
 
-    passed: dict[str, list[Passed]] = field(default_factory=dict)  # by "node", "keeper"
-    secrets: dict[str, list[bytes]] = field(default_factory=dict, repr=False)  # what only clients may hold, by kind
-    memory: dict[str, dict[str, set[int]]] = field(default_factory=dict)  # found there, by part and kind
+    passed: dict[str, list[Passed]] = field(default_factory=dict, repr=False)
+    found: dict[str, dict[str, int]] = field(default_factory=dict)  # by part and kind: in memory, in what passed
+    looked_for: dict[str, int] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list, repr=False)
 
 
-async def watch(scene: Scene, whose: Target, load: Load) -> Loot:
-    """Run a load with the taps on; read the memory of node and keeper in the middle of it and after."""
+async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
+    """Run a load with the taps on; read the memory of node and keeper in the middle of it and at its end."""
     loot = Loot()
-    for part in ("node", "keeper"):
+    hits: Hits = {}
+    for part in PARTS:
         tap.file_of(part, scene.outside).unlink(missing_ok=True)
     tap.switch(scene.outside, on=True)
-    touched: list[Record] = []
     for half in range(2):
-        touched += await load.run(scene, STEPS // 2, half)
-        loot.cells = [cell for record in touched for cell in record.cells.values()]
-        loot.secrets = await _secrets(scene, whose, loot.cells, load)
-        for part in ("node", "keeper"):
-            found = loot.memory.setdefault(part, {})
-            for kind, values in loot.secrets.items():
-                found[kind] = found.get(kind, set()) | _in_memory(scene.pid(part, STOLEN), Needles(values))
+        await load.run(steps // 2, half)
+        secrets = load.secrets()
+        for part in PARTS:
+            loot.memory_bytes[part] = _look(memory_of(scene.pid(part, STOLEN)), secrets, hits, part)
     tap.switch(scene.outside, on=False)
-    loot.passed = {part: list(tap.read(part, scene.outside)) for part in ("node", "keeper")}
+    for part in PARTS:
+        loot.passed[part] = list(tap.read(part, scene.outside))
+        _look((np.frombuffer(b, np.uint8) for p in loot.passed[part] for b in (p.body, p.answer)), secrets, hits, part)
+        loot.found[part] = {kind: len(hits.get((part, kind), ())) for kind in secrets}
+    loot.looked_for = {kind: len(set(values)) for kind, values in secrets.items()}
+    loot.cells = [cell for record in load.touched for cell in record.cells.values()]
     return loot
 
 
-def _in_memory(pid: int, needles: Needles) -> set[int]:
-    return set().union(*(needles.within(region) for region in memory_of(pid)))
+def _look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]], hits: Hits, part: str) -> int:
+    """Add which secrets stand in some memory or traffic; return how many bytes that was."""
+    kinds = [(kind, value) for kind, values in secrets.items() for value in set(values)]
+    needles, size = Needles([value for _, value in kinds]), 0
+    for region in regions:
+        size += len(region)
+        for i in needles.within(region.data):
+            hits.setdefault((part, kinds[i][0]), set()).add(kinds[i][1])
+    return size
 
 
-async def _secrets(scene: Scene, whose: Target, cells: Sequence[Cell], load: Load) -> dict[str, list[bytes]]:
-    """Return what only clients may ever have held, made from the shares of all keepers."""
-    everybody = [scene.path("keeper", k) for k in scene.policy.keepers]
-    values = Shares(scene.policy, everybody, "record").values(inputs_of(cells))
-    wraps = np.frombuffer(b"".join(c.wrap for c in cells), np.uint8).reshape(len(cells), -1)
-    async with scene.connect(whose.principal, whose.purpose) as vault:
-        schema = scene.policy.collections[whose.collection]
-        fields = [(schema.id, f.id) for f in schema.fields if f.index]
-        token_keys = list((await vault.session.prehash_keys(whose.purpose, fields)).values())
-    texts = {str(v) for known in load.people for v in known.values.values()}
-    return {
-        "values": [t.encode() for t in sorted(texts) if len(t.encode()) >= SHORT],
-        "values of F": [row.tobytes() for row in values],
-        "DEKs": [row.tobytes() for row in wraps ^ values],
-        "token keys": token_keys,
-        "index keys": [blind_index.token(key, b"") for key in token_keys],  # replaced below by those that were used
-    }
+async def steal_node(scene: Scene, loot: Loot) -> Theft:
+    """Return what a live node gives: its traffic, its memory, and grants that passed it."""
+    theft = Theft(
+        "node", f"node {STOLEN}, live: its process, traffic and store", 0,
+        "no value, token, index key, DEK or value of F; nobody opened", "rehearse/breach/live.py",
+    )  # fmt: skip
+    _count_secrets(theft, loot, "node")
+    await _replay(scene, theft, "node", loot.passed["node"])
+    opened = _open_with(scene, loot.cells, _words(loot.passed["node"]))
+    theft.got(opened)
+    theft.note("every 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
+    linked, postings = _linked(loot.passed["node"])
+    theft.note(
+        "labels sent together taken as one value's (admitted while it watches)", labels_linked=linked, postings=postings
+    )
+    theft.close()
+    return theft
+
+
+async def steal_keeper(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
+    """Return what a live keeper gives, with its disk and a dump of the store."""
+    theft = Theft(
+        "keeper", f"keeper {STOLEN}, live: its disk, shares, memory and traffic; and a dump of the store", 0,
+        "no value, index key, DEK or value of F; nobody opened", "rehearse/breach/live.py",
+    )  # fmt: skip
+    _count_secrets(theft, loot, "keeper")
+    await _replay(scene, theft, "keeper", loot.passed["keeper"])
+    _try_sums(scene, theft, [*loot.cells, *dump])
+    theft.close()
+    return theft
+
+
+async def steal_zone(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
+    """Return what node, keeper and store of one zone give together."""
+    theft = Theft(
+        "zone", f"zone {STOLEN}, live: node, keeper and store together", 0, "no more than each alone",
+        "rehearse/breach/live.py",
+    )  # fmt: skip
+    for part in PARTS:
+        _count_secrets(theft, loot, part)
+    everything = [*loot.passed["node"], *loot.passed["keeper"]]
+    for part in PARTS:
+        await _replay(scene, theft, part, everything)
+    _try_sums(scene, theft, [*loot.cells, *dump])
+    theft.got(_open_with(scene, loot.cells, _words(everything)))
+    theft.note("grants of each tried at the other's peers, 32 bytes of both as keys")
+    theft.close()
+    return theft
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def _count_secrets(theft: Theft, loot: Loot, part: str) -> None:
+    bad = {kind: n for kind, n in loot.found[part].items() if n and kind not in ALLOWED[part]}
+    theft.values += sum(bad.values())
+    theft.must(not bad, f"{part}: {', '.join(f'{n} {kind}' for kind, n in bad.items())} in its memory or traffic")
+    looked = ", ".join(f"{n} {kind}" for kind, n in loot.looked_for.items())
+    theft.note(
+        f"{part}: {looked} looked for in {loot.memory_bytes[part] >> 20} MiB of memory and in {len(loot.passed[part])} "
+        "requests and answers",
+        **{f"{kind} at {part}": n for kind, n in loot.found[part].items()},
+    )
+
+
+async def _replay(scene: Scene, theft: Theft, part: str, passed: Sequence[Passed]) -> None:
+    """Send what passed again: grants to other recipients, and to the same one; count the answers that hold components.
+
+    Args:
+        part: of the recipients; "keeper": all of them, the stolen one among them.
+    """
+    taken = 0
+    recipients = [f"keeper/{k}" for k in scene.policy.keepers]
+    async with scene.connect(*_anybody(scene)) as vault:
+        for request, recipient in itertools.product(passed[:REPLAYED], recipients):
+            for op in {request.op, "open"} & {"open", "put", "index", "prehash", "verify"}:
+                try:
+                    await vault.session.transport.call(recipient, op, request.grant, request.body, CALL_S)
+                except AnwenError:
+                    continue
+                taken += 1
+    theft.must(not taken, f"{taken} grants that passed a {part} were taken again")
+    theft.note(
+        f"{min(len(passed), REPLAYED)} grants that passed a {part}, sent to every keeper", **{f"{part} replays": taken}
+    )
+
+
+def _anybody(scene: Scene) -> tuple[str, str]:
+    """Return a principal and purpose to hold connections with; the grants sent are those that were stolen."""
+    principal = next(iter(scene.policy.principals.values()))
+    return principal.id, min(scene.policy.roles[principal.role].purposes)
+
+
+def _words(passed: Sequence[Passed]) -> set[bytes]:
+    """Return columns of 32 bytes that passed: wraps, commitments, tokens, components."""
+    found: set[bytes] = set()
+    for request in passed:
+        for message in (request.body, request.answer):
+            found |= {message[i : i + _WORD] for i in range(len(message) % 4, min(len(message), 4096) - _WORD, 4)}
+    return set(itertools.islice(found, 20_000))
+
+
+def _open_with(scene: Scene, cells: Sequence[Cell], keys: Iterable[bytes]) -> set[str]:
+    """Return the people that any of some keys opens."""
+    opened: set[str] = set()
+    for cell in {(c.record, c.class_id): c for c in cells}.values():
+        where = context(
+            scene.policy.vault, cell.collection.id, cell.class_id, cell.version, cell.subject, cell.record
+        )  # fmt: skip
+        for key in keys:
+            try:
+                open_envelope(key, where, cell.envelope)
+            except OpenError:
+                continue
+            opened.add(cell.subject.hex())
+    return opened
+
+
+def _try_sums(scene: Scene, theft: Theft, cells: Sequence[Cell]) -> None:
+    """Try every XOR of what the stolen shares give as F(x) of each cell."""
+    mine = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record")
+    opened: set[str] = set()
+    tried = 0
+    for total in mine.sums(inputs_of(cells)):
+        for cell, value in zip(cells, total, strict=True):
+            tried += 1
+            key = bytes(a ^ b for a, b in zip(cell.wrap, value.tobytes(), strict=True))
+            opened |= _open_with(scene, [cell], [key])
+    theft.got(opened)
+    theft.note(
+        f"its {len(mine.held)} shares in every combination as F(x) of {len(cells):,} cells",
+        tried=tried,
+        opened=len(opened),
+    )
+
+
+def _linked(passed: Sequence[Passed]) -> tuple[int, int]:
+    """Return how many labels came together with another of the same value, and how many postings passed."""
+    linked = postings = 0
+    for request in passed:
+        if request.op == "node_put":
+            counts = wire.decode(request.body, "node_put").tables["postings"]["labels"]
+            postings += len(counts)
+            linked += int(sum(count for count in counts.tolist() if count > 1))
+        elif request.op == "node_find":
+            linked += wire.rows_in(wire.decode(request.body, "node_find").tables["labels"])
+    return linked, postings

@@ -23,13 +23,14 @@ ANSWER_S = 5.0
 AT_ONCE = 32
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "")
 GUESSED = (
-    "/", "/index.html", "/admin", "/login", "/console", "/dashboard", "/app/kibana", "/_cat/indices", "/_search", "/status",
-    "/server-status", "/metrics", "/debug/pprof/", "/actuator/env", "/.env", "/.git/config", "/config.json", "/vault.toml",
-    "/keys", "/backup", "/dump", "/docs", "/redoc", "/openapi.json", "/swagger.json", "/graphql", "/api", "/api/v1", "/v1",
-    "/v1/", "/v1/open/", "/v1//open", "/v2/open", "/v1/OPEN", "/v1/%6fpen", "/v1/open?x=1", "/v1/../healthz", "/healthz/",
-    "/healthz?x", "//healthz", "/HEALTHZ", "/readyz", "/v1/debug", "/v1/shutdown", "/v1/export", "/v1/sql", "*",
-    "http://localhost/healthz",
+    "/", "*", "/index.html", "/admin", "/login", "/console", "/dashboard", "/app/kibana", "/_cat/indices", "/_search",
+    "/status", "/server-status", "/metrics", "/debug/pprof/", "/actuator/env", "/.env", "/.git/config",
+    "/config.json", "/vault.toml", "/keys", "/backup", "/dump", "/docs", "/redoc", "/graphql", "/openapi.json",
+    "/swagger.json", "/api", "/api/v1", "/v1", "/v1/", "/v1/open/", "/v1//open", "/v2/open", "/v1/OPEN", "/v1/%6fpen",
+    "/v1/open?x=1", "/v1/../healthz", "/healthz/", "/healthz?x", "//healthz", "/HEALTHZ", "/readyz", "/v1/debug",
+    "/v1/shutdown", "/v1/export", "/v1/sql", "http://localhost/healthz",
 )  # fmt: skip
+CEREMONY = ("state", "abandon", "announce", "reveal", "confirm", "open")
 PEER_OPS = (
     "cosign",
     "last_seen",

@@ -14,6 +14,7 @@ from anwen.client.rows import Cell
 from anwen.crypto import prf, prf_input
 from anwen.crypto.dprf import key_sets
 from anwen.crypto.prf import PrfKey
+from anwen.formats.normalise import NORMALISER_VERSION
 from anwen.model import Policy
 
 Bytes2D = npt.NDArray[np.uint8]
@@ -70,3 +71,18 @@ def inputs_of(cells: Sequence[Cell], epoch: int = 1) -> Bytes2D:
         numbers("collected_s"), numbers("expires_s"), stack([c.subject for c in cells], 16),
         stack([c.record for c in cells], 16), stack([c.nonce for c in cells], prf_input.NONCE_BYTES),
     )  # fmt: skip
+
+
+def token_keys(policy: Policy, folders: Sequence[Path], fields: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return the token key of each (collection, field), made from complete shares."""
+    collections, ids = (np.array([pair[i] for pair in fields], np.uint64) for i in (0, 1))
+    inputs = prf_input.prehash_inputs(collections, ids)
+    return [row.tobytes() for row in Shares(policy, folders, "prehash").values(inputs)]
+
+
+def index_keys(policy: Policy, folders: Sequence[Path], tokens: Sequence[tuple[int, int, bytes]]) -> list[bytes]:
+    """Return K_w of each (collection, field, token), made from complete shares."""
+    collections, fields = (np.array([token[i] for token in tokens], np.uint64) for i in (0, 1))
+    normaliser = np.full(len(tokens), NORMALISER_VERSION, np.uint64)
+    inputs = prf_input.index_inputs(collections, fields, normaliser, 1, stack([t for *_, t in tokens], 32))
+    return [row.tobytes() for row in Shares(policy, folders, "index").values(inputs)]

@@ -24,6 +24,7 @@ from anwen.crypto.dprf import held_by
 from anwen.errors import AnwenError, BudgetError, OpenError
 from anwen.model import Counter
 from anwen.policy.budgets import DAY_S, HOUR_S
+from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.scene import STOLEN, Scene
 from anwen.rehearse.breach.shares import Bytes2D, Shares, inputs_of
 from anwen.rehearse.breach.theft import Theft
@@ -128,7 +129,8 @@ class Thief:
         known: dict[KeySet, Bytes2D] = {s: np.frombuffer(v, np.uint8).reshape(1, -1) for s, v in had.items()}
         if self.shares:
             return self.shares.values(inputs_of([cell]), known).tobytes()
-        return np.bitwise_xor.reduce(np.vstack(list(known.values()))).tobytes()
+        total: Bytes2D = np.bitwise_xor.reduce(np.vstack(list(known.values())))
+        return total.tobytes()
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -145,12 +147,13 @@ def most_in_window(times_s: Sequence[float], width_s: float) -> int:
     return max((int(np.searchsorted(ordered, t + width_s, "left")) - i for i, t in enumerate(ordered)), default=0)
 
 
-async def steal(scene: Scene, whose: Target, *, with_keeper: bool, hours: int) -> Theft:
+async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> Theft:
     """Return whom a stolen key gives within `hours`, keepers killed and started again on the way.
 
     Args:
         with_keeper: the thief holds the shares of keeper `STOLEN` as well.
     """
+    whose = cast.reader
     budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
     shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record") if with_keeper else None
     theft = Theft(
@@ -175,21 +178,9 @@ async def steal(scene: Scene, whose: Target, *, with_keeper: bool, hours: int) -
         requests=thief.requests, refused=thief.refused, in_any_hour=in_hour, in_any_day=in_day, in_all=len(thief.opened),
         budget_hour=budget.per_hour, budget_day=budget.per_day,
     )  # fmt: skip
-    await _check_logs(scene, whose, thief, theft)
+    await _check_logs(scene, cast, thief, theft)
     theft.close()
     return theft
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Whose key is stolen, and what it is used for; `auditor` reads the logs afterwards, for purpose `audit`."""
-
-    principal: str
-    purpose: str
-    collection: str
-    class_name: str
-    auditor: str
-    audit: str
 
 
 async def _work(scene: Scene, thief: Thief, records: Sequence[Record], hours: int) -> None:
@@ -206,14 +197,14 @@ async def _work(scene: Scene, thief: Thief, records: Sequence[Record], hours: in
     await thief.rob(records)
 
 
-async def _check_logs(scene: Scene, whose: Target, thief: Thief, theft: Theft) -> None:
+async def _check_logs(scene: Scene, cast: Cast, thief: Thief, theft: Theft) -> None:
     """Look for every answer in the log of the keeper that gave it; the stolen one's log is its thief's."""
     missing = 0
-    async with scene.connect(whose.auditor, whose.audit) as vault:
+    async with scene.connect(*cast.auditor) as vault:
         for keeper in scene.policy.keepers:
             got = {request for k, request in thief.answered if k == keeper}
             logged = set()
-            async for entry, _ in audit.entries(vault.session, whose.audit, keeper):
+            async for entry, _ in audit.entries(vault.session, vault.purpose, keeper):
                 about = json.loads(entry)
                 if about.get("op") == "open":
                     logged.add(about["req"])
@@ -224,9 +215,9 @@ async def _check_logs(scene: Scene, whose: Target, thief: Thief, theft: Theft) -
     theft.must(not missing, f"{missing} answers are in no log")
 
 
-async def honest(scene: Scene, whose: Target) -> tuple[int, int]:
+async def honest(scene: Scene, cast: Cast) -> tuple[int, int]:
     """Return how many people an honest caller opens before he is refused, all keepers up, and his budget an hour."""
-    opened = 0
+    opened, whose = 0, cast.reader
     budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
     async with scene.connect(whose.principal, whose.purpose) as vault:
         async for record in vault.scan(whose.collection, [whose.class_name]):

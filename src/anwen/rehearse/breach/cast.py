@@ -1,0 +1,50 @@
+"""Who plays which part in a rehearsal: taken from the policy, so that any vault can be rehearsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anwen.errors import PolicyError
+from anwen.model import RENDITION, Counter, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A principal that opens a class of people under a budget, for a purpose that also searches them."""
+
+    principal: str
+    purpose: str
+    collection: str
+    class_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """The reader whose key is stolen; who writes people, and who reads logs: principal and purpose."""
+
+    reader: Reader
+    writer: tuple[str, str]
+    auditor: tuple[str, str]
+
+
+def cast(policy: Policy) -> Cast:
+    """Return who plays which part. Raises PolicyError: nobody can."""
+    people = {c.id: c for c in policy.collections.values() if c.subject == "own"}
+    readers, writers, auditors = [], [], []
+    for principal in policy.principals.values():
+        role = policy.roles[principal.role]
+        for purpose in (policy.purposes[name] for name in sorted(role.purposes)):
+            who = principal.id, purpose.name
+            auditors += [who] if purpose.audit else []
+            writers += [who] if purpose.write & people.keys() and Counter.WRITE in role.budgets else []
+            budget = role.budgets.get(Counter.OPEN)
+            searched = {collection for collection, _ in purpose.search}
+            for collection, class_id in purpose.open:
+                if budget and collection in people and collection in searched and not class_id & RENDITION:
+                    name = people[collection].class_name_of(class_id)
+                    readers.append((budget.per_hour, *who, people[collection].name, str(name)))
+    if not readers or not writers or not auditors:
+        raise PolicyError("policy: expected somebody who searches and opens people, somebody who writes, an auditor")
+    most = max(readers)  # whoever may open most is whose key is worth most
+    writer = max(writers, key=lambda w: policy.roles[policy.principals[w[0]].role].budgets[Counter.WRITE].per_hour)
+    return Cast(Reader(*most[1:]), writer, auditors[0])

@@ -1,0 +1,94 @@
+"""A seeded load on the attacked vault: searches, openings and new people, as its users make them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anwen.client.records import Record
+from anwen.crypto import blind_index
+from anwen.formats import normalise
+from anwen.model import Collection
+from anwen.rehearse.breach import shares
+from anwen.rehearse.breach.cast import Cast
+from anwen.rehearse.breach.scene import Scene
+
+NEW_EVERY = 3
+Indexed = tuple[int, int, bytes]
+"""Collection, field, and the bytes whose HMAC is the token."""
+
+
+@dataclass
+class Load:
+    """What was done so far. `people`: whose values passed; `touched`: the records that were opened."""
+
+    scene: Scene
+    cast: Cast
+    spare: Iterator[Mapping[str, object]]  # people who are not in the vault yet
+    people: list[Mapping[str, object]] = field(default_factory=list, repr=False)
+    touched: list[Record] = field(default_factory=list, repr=False)
+
+    async def run(self, steps: int, seed: int) -> None:
+        """Do so many steps: each finds somebody by an indexed value and opens him, every third puts somebody new."""
+        chooser = random.Random(seed)  # noqa: S311 - a load that can be had again
+        reader, fields = self.cast.reader, self._searched()
+        async with (
+            self.scene.connect(reader.principal, reader.purpose) as vault,
+            self.scene.connect(*self.cast.writer) as writing,
+        ):
+            for step in range(steps):
+                if step % NEW_EVERY == 0 and (row := next(self.spare, None)) is not None:
+                    await writing.put(reader.collection, row)
+                    self.people.append(row)
+                values = chooser.choice(self.scene.known).values
+                name = chooser.choice([f for f in fields if values.get(f)])
+                records = await vault.find(reader.collection, [reader.class_name], **{name: values[name]})
+                await vault.open(records[:1], [reader.class_name])
+                self.people.append(values)
+                self.touched += records[:1]
+
+    def _searched(self) -> list[str]:
+        schema, purpose = self._schema, self.scene.policy.purposes[self.cast.reader.purpose]
+        return [f.name for f in schema.fields if (schema.id, f.id) in purpose.search]
+
+    @property
+    def _schema(self) -> Collection:
+        return self.scene.policy.collections[self.cast.reader.collection]
+
+    def secrets(self) -> dict[str, list[bytes]]:
+        """Return what only clients may hold of all this, by kind: made from the shares of all keepers."""
+        policy, folders = self.scene.policy, [self.scene.path("keeper", k) for k in self.scene.policy.keepers]
+        schema = self._schema
+        indexed = [f for f in schema.fields if f.index]
+        keys = shares.token_keys(policy, folders, [(schema.id, f.id) for f in indexed])
+        tokens = [
+            (schema.id, f.id, blind_index.token(key, normalise.index_bytes(f, normalise.normalise(f, row[f.name]))))
+            for row in self.people
+            for f, key in zip(indexed, keys, strict=True)
+            if row.get(f.name)
+        ]
+        cells = [cell for record in self.touched for cell in record.cells.values()]
+        values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
+        return {
+            "values": texts(self.people),
+            "tokens": [token for *_, token in tokens],
+            "index keys": shares.index_keys(policy, folders, tokens),
+            "token keys": keys,
+            "values of F": [row.tobytes() for row in values],
+            "DEKs": [_xor(cell.wrap, row.tobytes()) for cell, row in zip(cells, values, strict=True)],
+        }
+
+
+def texts(people: Sequence[Mapping[str, object]]) -> list[bytes]:
+    """Return every value that is long enough to be looked for, each once."""
+    found = {str(value) for row in people for value in row.values() if value is not None}
+    return sorted(text.encode() for text in found if len(text.encode()) >= LONG)
+
+
+LONG = 8
+"""Bytes: what is shorter turns up by chance."""
+
+
+def _xor(a: bytes, b: bytes) -> bytes:
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
