@@ -83,7 +83,10 @@ def _decode(file: IO[bytes], kinds: str) -> list[Row]:
     found: list[Sequence[int | bytes]] = []
     for kind in kinds:
         if kind == "i":
-            found.append(struct.unpack(f">{count}q", _exactly(file, 8 * count)))
+            numbers = struct.unpack(f">{count}q", _exactly(file, 8 * count))
+            if min(numbers, default=0) < 0:
+                raise MalformedError("backup: a table holds a number below 0")
+            found.append(numbers)
         else:
             sizes = struct.unpack(f">{count}I", _exactly(file, 4 * count))
             data, ends = _exactly(file, sum(sizes)), accumulate(sizes)
@@ -92,7 +95,8 @@ def _decode(file: IO[bytes], kinds: str) -> list[Row]:
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
-    data = file.read(size)
+    # what a table says of its size is not believed: reading makes room for all of it first
+    data = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
     if len(data) != size:
         raise MalformedError("backup: a table is cut")
     return data
@@ -225,7 +229,7 @@ def _parse(text: bytes, folder: Path) -> dict[str, Any]:
         manifest = json.loads(text)
         fits = manifest["format"] == FORMAT and all(_is_entry(*item) for item in manifest["files"].items())
         found = {name: manifest[name] for name in (*_COMMON, "part", "files")}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fits, found = False, {}
     if not fits:
         raise MalformedError(f"{folder / MANIFEST}: expected the manifest of a backup of format {FORMAT}")
@@ -279,7 +283,7 @@ async def opened(policy: Policy, node: Path) -> AsyncIterator[Copying]:
 def _settings(node: Path) -> Mapping[str, object]:
     try:
         return dict(json.loads((node / "node.json").read_bytes())["store"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotFoundError(
             f"{node / 'node.json'}: expected how to reach the store ({type(error).__name__})"
         ) from error

@@ -35,7 +35,7 @@ class Drilled:
     failed: dict[str, int]  # by code; "refused": deleted or erased since, or past their retention
 
 
-class _Drilling:
+class Inside:
     """Carries requests to the keepers of a running vault, and to a node in this process."""
 
     def __init__(self, keepers: Transport, node: Node) -> None:
@@ -60,7 +60,7 @@ async def drill(backup: Backup, vault: AsyncVault, count: int, scratch: Path) ->
     store = SqliteStore(scratch / "drill.sqlite")
     try:
         await archive.restore(backup, store, vault.policy.vault)
-        transport = _Drilling(vault.session.transport, Node(vault.policy, store))
+        transport = Inside(vault.session.transport, Node(vault.policy, store))
         inside = AsyncVault(dataclasses.replace(vault.session, transport=transport), vault.purpose)
         opened = Counter([await _open(inside, record) for record in await inside.get([r.hex() for r in drawn])])
     finally:

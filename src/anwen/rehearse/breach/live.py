@@ -88,7 +88,7 @@ async def steal_node(scene: Scene, loot: Loot) -> Theft:
     )  # fmt: skip
     _count_secrets(theft, loot, "node")
     await _replay(scene, theft, "node", loot.passed["node"])
-    opened = _open_with(scene, loot.cells, _words(loot.passed["node"]))
+    opened = open_with(scene.policy.vault, loot.cells, _words(loot.passed["node"]))
     theft.got(opened)
     theft.note("every 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
     linked, postings = _linked(loot.passed["node"])
@@ -124,7 +124,7 @@ async def steal_zone(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
     for part in PARTS:
         await _replay(scene, theft, part, everything)
     _try_sums(scene, theft, [*loot.cells, *dump])
-    theft.got(_open_with(scene, loot.cells, _words(everything)))
+    theft.got(open_with(scene.policy.vault, loot.cells, _words(everything)))
     theft.note("grants of each tried at the other's peers, 32 bytes of both as keys")
     theft.close()
     return theft
@@ -182,12 +182,12 @@ def _words(passed: Sequence[Passed]) -> set[bytes]:
     return set(itertools.islice(found, 20_000))
 
 
-def _open_with(scene: Scene, cells: Sequence[Cell], keys: Iterable[bytes]) -> set[str]:
+def open_with(vault: bytes, cells: Sequence[Cell], keys: Iterable[bytes]) -> set[str]:
     """Return the people that any of some keys opens."""
     opened: set[str] = set()
     for cell in {(c.record, c.class_id): c for c in cells}.values():
         where = context(
-            scene.policy.vault, cell.collection.id, cell.class_id, cell.version, cell.subject, cell.record
+            vault, cell.collection.id, cell.class_id, cell.version, cell.subject, cell.record
         )  # fmt: skip
         for key in keys:
             try:
@@ -207,7 +207,7 @@ def _try_sums(scene: Scene, theft: Theft, cells: Sequence[Cell]) -> None:
         for cell, value in zip(cells, total, strict=True):
             tried += 1
             key = bytes(a ^ b for a, b in zip(cell.wrap, value.tobytes(), strict=True))
-            opened |= _open_with(scene, [cell], [key])
+            opened |= open_with(scene.policy.vault, [cell], [key])
     theft.got(opened)
     theft.note(
         f"its {len(mine.held)} shares in every combination as F(x) of {len(cells):,} cells",

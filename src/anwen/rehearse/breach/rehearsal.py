@@ -1,0 +1,177 @@
+"""The rehearsal: a vault of its own or a copy of one, taken apart by every attacker of the design's table in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from anwen import vault_folder
+from anwen.client.records import Record
+from anwen.client.rows import Cell
+from anwen.errors import NotFoundError
+from anwen.model import RENDITION, Policy
+from anwen.rehearse.breach import dump, keepers, liar, live, nobody, officer, rows, thief, writer
+from anwen.rehearse.breach.breaks import BREAKS, Break
+from anwen.rehearse.breach.cast import Reader, cast
+from anwen.rehearse.breach.fresh import Fresh
+from anwen.rehearse.breach.live import Loot
+from anwen.rehearse.breach.load import Load, texts
+from anwen.rehearse.breach.scene import Known, Scene, copied, running
+from anwen.rehearse.breach.search import Needles
+from anwen.rehearse.breach.theft import Theft
+from anwen.vault_folder import VaultFolder
+
+DAY_S = 25 * 3600
+KNOWN_OF_COPY = 40
+DUMPED_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to rehearse. `vault`: a folder to copy; without it `people` are put into a fresh vault."""
+
+    vault: str = ""
+    people: int = 100_000
+    thefts: tuple[str, ...] = ()
+    hours: int = thief.HOURS
+    seed: int = 1
+    broken: str = ""
+
+
+@dataclass
+class Outcome:
+    """A whole rehearsal. `compared`: what the same thefts give elsewhere; `columns`: inference, by store and column."""
+
+    settings: Settings
+    vault: str
+    people: int = 0
+    thefts: list[Theft] = field(default_factory=list)
+    columns: list[dict[str, object]] = field(default_factory=list)
+    compared: list[dict[str, object]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def broken(self) -> list[str]:
+        """Every bound that does not hold."""
+        found = [f"{theft.name}: {problem}" for theft in self.thefts for problem in theft.broken]
+        return found or ([] if self.thefts else ["no theft was rehearsed"])
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the outcome as JSON takes it."""
+        return {**vars(self), "settings": asdict(self.settings), "thefts": list(map(asdict, self.thefts)), "broken": self.broken}
+
+
+async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
+    """Return what every theft gave. What was started and made is stopped and removed, however this ends.
+
+    Raises: ConflictError: the vault to copy is running. PolicyError: nobody in it could be robbed.
+    """
+    begun = time.monotonic()
+    broken = BREAKS.get(settings.broken)
+    with tempfile.TemporaryDirectory(prefix="anwen-breach-", ignore_cleanup_errors=True) as scratch:
+        with _folder(settings, Path(scratch)) as folder:
+            scene = Scene(folder, _extra(folder, broken))
+            outcome = Outcome(settings, folder.policy().name)
+            async with running(scene):
+                await _Rehearsal(scene, settings, outcome, say).run()
+    outcome.seconds = time.monotonic() - begun
+    return outcome
+
+
+def _extra(folder: VaultFolder, broken: Break | None) -> dict[str, str]:
+    """Return the code that breaks a defence, for each process that it goes into; puts it into this one, too."""
+    if broken is None:
+        return {}
+    if broken.where in ("client", "both"):
+        exec(compile(broken.code, "break", "exec"), {})  # noqa: S102 - our own words, in `breaks`
+    policy, parts = folder.policy(), {"both": ("keeper", "node")}.get(broken.where, (broken.where,))
+    names = {"keeper": policy.keepers, "node": policy.nodes}
+    return {f"{part} {name}": broken.code for part in parts if part in names for name in names[part]}
+
+
+@contextlib.contextmanager
+def _folder(settings: Settings, scratch: Path) -> Iterator[VaultFolder]:
+    """Give the block the vault to attack: never the original."""
+    if settings.vault:
+        with copied(Path(settings.vault), scratch / "vault") as folder:
+            yield folder
+    else:
+        yield vault_folder.create(scratch / "vault", "police")
+
+
+class _Rehearsal:
+    def __init__(self, scene: Scene, settings: Settings, outcome: Outcome, say: Callable[[str], None]) -> None:
+        self.scene, self.settings, self.outcome, self.say = scene, settings, outcome, say
+        self.cast = cast(scene.policy)
+        self.dump: Sequence[Cell] = ()
+        self.loot = Loot()
+        self.people = Fresh(settings.people, settings.seed)
+
+    async def run(self) -> None:
+        """Fill the vault, then rob it in every way that was asked for."""
+        await self._fill()
+        self.load = Load(self.scene, self.cast, self.people.spare())
+        thefts = self._thefts()
+        wanted = self.settings.thefts or ((BREAKS[self.settings.broken].seen_by,) if self.settings.broken else tuple(thefts))
+        if {"node", "keeper", "zone", "writer"} & set(wanted):
+            self.loot = await live.watch(self.scene, self.load)
+        self.dump = dump.cells_of(self.scene, DUMPED_ROWS)
+        for name in wanted:
+            await self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
+            theft = await thefts[name]()
+            self.outcome.thefts.append(theft)
+            self.say(f"{theft.name}: {theft.people:,} people, {theft.values:,} values: {'; '.join(theft.broken) or 'holds'}")
+
+    def _thefts(self) -> Mapping[str, Callable[[], Awaitable[Theft]]]:
+        """Return every theft by name, in order."""
+        scene, who, hours = self.scene, self.cast, self.settings.hours
+        needles = Needles(texts([known.values for known in scene.known[:DUMPED_ROWS]]))
+        return {
+            "nobody": lambda: nobody.steal(scene, needles),
+            "dump": lambda: dump.steal(scene),
+            "node": lambda: live.steal_node(scene, self.loot),
+            "keeper": lambda: live.steal_keeper(scene, self.loot, self.dump),
+            "liar": lambda: liar.steal(scene, who, self.load),
+            "zone": lambda: live.steal_zone(scene, self.loot, self.dump),
+            "writer": lambda: writer.steal(scene, who, self.loot, self.dump),
+            "key": lambda: thief.steal(scene, who, with_keeper=False, hours=hours),
+            "key and keeper": lambda: thief.steal(scene, who, with_keeper=True, hours=hours),
+            "officer": lambda: officer.steal_key(scene),
+            "rollback": lambda: officer.set_back(scene, who),
+            "rows": lambda: rows.steal(scene, who, self.settings.seed),
+            "keepers": lambda: keepers.steal(scene, who, self.dump),
+        }
+
+    async def _fill(self) -> None:
+        if self.settings.vault:
+            await self._open_some()
+        else:
+            self.say(f"{self.settings.people:,} made-up people put into a fresh vault")
+            await self.scene.load(self.cast.reader.collection, self.people.rows(), *self.cast.writer)
+        self.outcome.people = len(self.scene.known)
+
+    async def _open_some(self) -> None:
+        """Learn what is in a copied vault, through its front door: the truth to compare with."""
+        reader = self.cast.reader
+        async with self.scene.connect(reader.principal, reader.purpose) as vault:
+            names = [n for c, i in vault.policy.purposes[reader.purpose].open if (n := _class(vault.policy, reader, c, i))]
+            found: list[Record] = []
+            async for record in vault.scan(reader.collection, names):
+                found.append(record)
+                if len(found) == KNOWN_OF_COPY:
+                    break
+            for record, values in zip(found, await vault.open(found, names), strict=True):
+                self.scene.known.append(Known(record.id, record.subject, values))
+        if not self.scene.known:
+            raise NotFoundError(f"{reader.collection}: nobody is in this vault")
+
+
+def _class(policy: Policy, reader: Reader, collection: int, class_id: int) -> str | None:
+    """Return the name of a full class of the reader's collection."""
+    schema = policy.collections[reader.collection]
+    return schema.class_name_of(class_id) if collection == schema.id and not class_id & RENDITION else None
