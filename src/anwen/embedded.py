@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from typing import IO, Self
 
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
 from anwen.keeper.peers import PeerCall
 from anwen.keeper.service import Keeper
+from anwen.node.app import load
 from anwen.node.service import Node
 from anwen.store import engines
 from anwen.store.base import Store
@@ -44,8 +44,8 @@ class EmbeddedTransport:
             started._cosigners = [asyncio.create_task(_cosign(k)) for k in started._keepers.values()]
             for node in policy.nodes:
                 path = folder.path / "nodes" / node
-                about = json.loads((path / "node.json").read_bytes())
-                store = await engines.connect(policy.engine, about["store"], path)
+                _, _, settings = load(path)
+                store = await engines.connect(policy.engine, settings, path)
                 started._stores.append(store)
                 started._nodes[node] = Node(policy, store)
         except BaseException:

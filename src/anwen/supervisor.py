@@ -176,16 +176,16 @@ async def run_ceremony(series: str, number: int, peers: Mapping[str, PeerCall]) 
     about = {"series": series, "number": number}
 
     async def ask(op: str, keeper: str, **members: Any) -> str:
-        return (await peers[keeper](f"ceremony_{op}", json.dumps(about | members).encode())).decode()
+        return (await peers[keeper](f"ceremony_{op}", json.dumps(about | members).encode())).decode(errors="replace")
 
     async def ask_all(op: str, **members: Any) -> list[str]:
         return list(await asyncio.gather(*(ask(op, keeper, **members) for keeper in keepers)))
 
-    states = {k: json.loads(t.split("\n")[0]) for k, t in zip(keepers, await ask_all("state"), strict=True)}
-    confirms = {k: s["confirm"] for k, s in states.items() if s["confirm"]}
-    transcripts = {k: json.loads(c.split("\n")[0])["transcript"] for k, c in confirms.items()}
+    states = {k: _stated(k, t) for k, t in zip(keepers, await ask_all("state"), strict=True)}
+    confirms = {k: s["confirm"] for k, s in states.items() if s.get("confirm")}
+    transcripts = {k: str(_stated(k, c).get("transcript")) for k, c in confirms.items()}
     if len(confirms) < len(keepers) or len(set(transcripts.values())) > 1:
-        opened = [k for k, s in states.items() if s["opened"]]
+        opened = [k for k, s in states.items() if s.get("opened")]
         if opened:
             lost = [k for k in keepers if transcripts.get(k) != states[opened[0]]["opened"]]
             raise ProofError(f"{series} {number} is open at {opened}, and its keys are lost at {lost}")
@@ -197,3 +197,11 @@ async def run_ceremony(series: str, number: int, peers: Mapping[str, PeerCall]) 
         reveals = await ask_all("reveal", announces=announces)
         confirms = dict(zip(keepers, await ask_all("confirm", reveals=reveals), strict=True))
     await ask_all("open", confirms=[confirms[k] for k in keepers])
+
+
+def _stated(keeper: str, text: object) -> dict[str, Any]:
+    """Return what a keeper states; its signature is for the others to check. Raises ProofError: it states nothing."""
+    try:
+        return dict(json.loads(str(text).split("\n", maxsplit=1)[0]))
+    except (ValueError, TypeError, RecursionError):
+        raise ProofError(f"keeper {keeper}: its answer is no statement") from None

@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -86,7 +87,7 @@ class VaultFolder:
         try:
             pin = json.loads((self.path / "root.json").read_bytes())
             return bytes.fromhex(pin["root"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MalformedError(f"{self.path / 'root.json'}: does not follow the format") from error
 
     def documents(self) -> list[bytes]:
@@ -124,6 +125,14 @@ class VaultFolder:
         return path
 
 
+def read_toml(path: Path) -> str:
+    """Return a vault file's text. Raises PolicyError: it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{path.name}: expected UTF-8; save it as that") from error
+
+
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the P-256 key in a PEM file. Raises NotFoundError, PolicyError (mode), MalformedError."""
     if not path.exists():
@@ -131,7 +140,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     secret = read_private(path)
     try:
         key = load_pem_private_key(secret, None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a wrong length
         raise MalformedError(f"{path}: not a PEM private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise MalformedError(f"{path}: not a P-256 key")
@@ -262,4 +271,14 @@ def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
         raise StorageError(f"{path}: {error.strerror}") from error
 
 
-__all__ = ["SINGLE_MACHINE", "PolicyError", "Shape", "VaultFolder", "create", "make_key", "public_der", "read_key"]
+__all__ = [
+    "SINGLE_MACHINE",
+    "PolicyError",
+    "Shape",
+    "VaultFolder",
+    "create",
+    "make_key",
+    "public_der",
+    "read_key",
+    "read_toml",
+]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-import json
 
 import click
 
@@ -103,5 +102,6 @@ async def _newest(settings: Settings, keeper: str, last: int) -> list[dict[str, 
         body = wire.encode("log", vault.session.random(wire.SALT_BYTES), {"start": 0, "count": 0})
         answer = wire.decode(await vault.session.keeper(chosen, "log", vault.purpose, body), "entries")
         start = max(0, answer.number("size") - last)
-        found = [json.loads(e) async for e, _ in audit.entries(vault.session, vault.purpose, chosen, start)]
+        pages = audit.entries(vault.session, vault.purpose, chosen, start)
+        found = [audit.members(chosen, e) async for e, _ in pages]
         return [{"index": i, "entry": entry} for i, entry in enumerate(found[:last], start)]

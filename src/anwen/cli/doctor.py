@@ -18,7 +18,7 @@ from anwen.cli.doctor_services import Check, services
 from anwen.cli.settings import Settings, cli, settings_of
 from anwen.errors import AnwenError
 from anwen.formats import policy_chain, policy_file
-from anwen.vault_folder import SINGLE_MACHINE, VaultFolder
+from anwen.vault_folder import SINGLE_MACHINE, VaultFolder, read_toml
 
 EXPIRY_WARN_DAYS = 14
 DISK_WARN_BYTES = 2 * 2**30
@@ -47,7 +47,7 @@ def _policy(folder: VaultFolder) -> Iterator[Check]:
     yield Check("fail" if days <= 0 else "warn" if renew else "ok", "policy", signed + renew)
     if folder.toml.exists():
         try:
-            edited = policy_chain.digest(policy_file.parse_toml(folder.toml.read_text())) != policy_chain.digest(policy)
+            edited = policy_chain.digest(policy_file.parse_toml(read_toml(folder.toml))) != policy_chain.digest(policy)
             state = "edited; nothing of it counts before officers sign it" if edited else "as signed"
             yield Check("warn" if edited else "ok", "vault.toml", state)
         except AnwenError as error:

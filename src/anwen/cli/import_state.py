@@ -26,6 +26,7 @@ HEAD_BYTES = 2**20
 SAME = ("file", "size", "head", "vault", "collection", "mapping", "file_format")
 """Members of plans that continue each other, however they are cut into parts and whoever runs them."""
 T = TypeVar("T")
+_NOTHING = Span(0, 0, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class ImportFolder:
         """Return the plan of an interrupted import, if there is one. Raises MalformedError."""
 
         def made(content: dict[str, Any]) -> Plan:
-            spans = tuple(Span(*s) for s in content.pop("spans"))
+            spans = tuple(Span(*map(int, s)) for s in content.pop("spans"))
             return Plan(file_format=FileFormat(content.pop("file_format")), spans=spans, **content)
 
         path = self.path / "plan.json"
@@ -110,8 +111,12 @@ class ImportFolder:
         """Return a part's state. Raises MalformedError."""
 
         def made(content: dict[str, Any]) -> PartState:
-            stored = [(int(a), int(b)) for a, b in content.pop("stored")]
-            return PartState(Span(*content.pop("left")), stored=stored, **content)
+            stored = [(int(a), int(b)) for a, b in content["stored"]]
+            numbers = {name: int(content[name]) for name in ("asked", "rejects_bytes")}
+            counts = {name: int(content["counts"][name]) for name in PartState(_NOTHING).counts}
+            reasons = {code: int(n) for code, n in content["reasons"].items()}
+            left, done = Span(*map(int, content["left"])), bool(content["done"])
+            return PartState(left, stored=stored, counts=counts, reasons=reasons, done=done, **numbers)
 
         return _read(self.path / f"{part}.json", made)
 
@@ -142,5 +147,5 @@ class ImportFolder:
 def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> T:
     try:
         return made(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedError(f"{path}: does not follow the format; --restart begins anew") from error

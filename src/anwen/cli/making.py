@@ -59,7 +59,7 @@ def _shape(engine: str, store_file: Path | None) -> Shape:
         return Shape()
     try:
         store = json.loads(store_file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MalformedError(f"{store_file}: expected a JSON object ({type(error).__name__})") from error
     if not isinstance(store, dict):
         raise MalformedError(f"{store_file}: expected a JSON object")

@@ -20,7 +20,7 @@ from anwen.formats.policy_template import write_version
 from anwen.formats.toml_lines import set_value
 from anwen.model import Policy
 from anwen.policy import check, difference
-from anwen.vault_folder import POLICY_DAYS, SINGLE_MACHINE, VaultFolder, read_key
+from anwen.vault_folder import POLICY_DAYS, SINGLE_MACHINE, VaultFolder, read_key, read_toml
 
 file_argument = click.argument("file", type=EXISTING, required=False)
 
@@ -35,7 +35,7 @@ def _file(settings: Settings, file: Path | None) -> Path:
 
 
 def _read(path: Path) -> Policy:
-    return policy_file.parse_toml(path.read_text(encoding="utf-8"), path.name)
+    return policy_file.parse_toml(read_toml(path), path.name)
 
 
 @policy_group.command("check")
@@ -97,7 +97,7 @@ def next_command(settings: Settings, file: Path | None, renew: bool) -> None:
     """Make FILE (default: vault.toml) the version after the signed one: sets `version` and `previous`."""
     folder, path = settings.folder(), _file(settings, file)
     current = folder.policy()
-    text = write_version(path.read_text(encoding="utf-8"), current.version + 1, policy_chain.digest(current))
+    text = write_version(read_toml(path), current.version + 1, policy_chain.digest(current))
     if renew:
         expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=POLICY_DAYS)
         text = set_value(text, ("vault",), "expires", expires.isoformat())

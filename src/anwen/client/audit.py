@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from anwen.client.session import Session
 from anwen.crypto.merkle import Frontier, leaf_hash
@@ -61,32 +62,47 @@ async def who_has_seen(session: Session, purpose: str, subject: str, since_s: in
             continue  # what this keeper alone logged opened nobody: t keepers log each opening
         answered += 1
         for raw in answer.blobs["entries"]:
-            entry = json.loads(raw)
-            known = seen.get(entry["jti"])
-            keepers = (*known.keepers, keeper) if known else (keeper,)
-            seen[entry["jti"]] = Seen(
-                known.time_ms if known else entry["t"],
-                entry["iss"],
-                entry["purpose"],
-                entry["op"],
-                class_names(session.policy, entry["classes"]),
-                keepers,
-            )
+            jti, one = _seen(session.policy, keeper, raw)
+            known = seen.get(jti)
+            seen[jti] = replace(one, time_ms=known.time_ms, keepers=(*known.keepers, keeper)) if known else one
     if answered < session.policy.answers_to_defeat:
         raise QuorumError(f"{answered} logs read; {session.policy.answers_to_defeat} are needed to miss no opening")
     return sorted(seen.values(), key=lambda s: s.time_ms)
 
 
+def members(keeper: str, entry: bytes) -> dict[str, Any]:
+    """Return an entry's members. Raises ProofError: it has none."""
+    try:
+        return dict(json.loads(entry))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProofError(f"keeper {keeper}: an entry of its log does not follow the format") from error
+
+
+def _seen(policy: Policy, keeper: str, raw: bytes) -> tuple[str, Seen]:
+    """Return the `jti` and content of an entry. Raises ProofError: it does not follow the format."""
+    entry = members(keeper, raw)
+    try:
+        issuer, purpose, op = (_name(entry[member]) for member in ("iss", "purpose", "op"))
+        classes = class_names(policy, entry["classes"])
+        return str(entry["jti"]), Seen(int(entry["t"]), issuer, purpose, op, classes, (keeper,))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ProofError(f"keeper {keeper}: an entry of its log does not follow the format") from error
+
+
+def _name(text: str) -> str:
+    if not (text.isascii() and text.isidentifier()):
+        raise ValueError("not a name of a policy")
+    return text
+
+
 def class_names(policy: Policy, classes: dict[str, int]) -> tuple[str, ...]:
-    """Return "person.identity" for "1.1", and so on."""
+    """Return "person.identity" for "1.1", and so on; numbers for what a newer policy has."""
     names = []
     for pair in classes:
-        collection_id, _, class_id = pair.partition(".")
-        collection = policy.collection_by_id[int(collection_id)]
-        by_id = {c.id: c.name for c in collection.classes} | {
-            c.rendition_id: f"{c.name}.masked" for c in collection.classes
-        }
-        names.append(f"{collection.name}.{by_id.get(int(class_id), '_index')}")
+        collection_id, class_id = map(int, pair.split("."))
+        collection = policy.collection_by_id.get(collection_id)
+        name = collection.class_name_of(class_id) if collection else None
+        names.append(f"{collection.name}.{name}" if collection and name else f"{collection_id}.{class_id}")
     return tuple(sorted(names))
 
 
@@ -97,12 +113,13 @@ async def entries(session: Session, purpose: str, keeper: str, start: int = 0) -
         scalars: dict[str, int | bytes] = {"start": at, "count": PAGE}
         body = wire.encode("log", session.random(wire.SALT_BYTES), scalars)
         answer = wire.decode(await session.keeper(keeper, "log", purpose, body), "entries")
-        note = answer.blobs["checkpoint"][0].decode() if answer.blobs["checkpoint"] else ""
+        note = b"".join(answer.blobs["checkpoint"][:1]).decode(errors="replace")
         if at == start:
             size = answer.number("size")  # reading is logged too: an end that moves on is not chased
-        page = answer.blobs["entries"][: size - at]
-        if not page:
-            return
+        due = min(PAGE, max(0, size - at))
+        page = answer.blobs["entries"][:due]
+        if len(page) != due:  # else a liar might go on for ever, one entry at a time
+            raise ProofError(f"keeper {keeper}: {len(page)} entries from {at} on, of {size}")
         for entry in page:
             yield entry, note
         at += len(page)

@@ -9,6 +9,7 @@ import numpy as np
 from anwen.client.opening import stack
 from anwen.client.records import Record
 from anwen.client.session import Session
+from anwen.errors import TooLargeError
 from anwen.formats import wire
 
 
@@ -16,9 +17,14 @@ async def delete(session: Session, purpose: str, records: Sequence[Record]) -> N
     """Have t keepers charge, log and deny the records up to their version, then have a node remove them.
 
     A crash in between leaves records that no keeper opens; deleting them again removes them.
+
+    Raises: TooLargeError: more versions than one request may name.
     """
     if not records:
         return
+    count = sum(r.version for r in records)
+    if count > wire.MAX_ROWS:  # before a list is made of them: a node says how many there are
+        raise TooLargeError(f"{count} versions, at most {wire.MAX_ROWS} at once")
     # every version is denied by itself: a class may be current in an older one than the newest
     versions = [(r, v) for r in records for v in range(1, r.version + 1)]
     table: wire.Table = {

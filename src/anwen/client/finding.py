@@ -17,6 +17,7 @@ from anwen.client.quorum import Round
 from anwen.client.records import Record, records_of
 from anwen.client.session import Session
 from anwen.crypto import blind_index
+from anwen.errors import ProofError
 from anwen.formats import wire
 from anwen.formats.normalise import NORMALISER_VERSION
 
@@ -107,7 +108,7 @@ async def _step(session: Session, purpose: str, searches: Sequence[_Search], cla
         labels += blind_index.labels(search.key, search.next_slot, count)
     answer = await node_find(session, purpose, labels, classes)
     records = records_of(session.policy, answer)
-    hits = {row: (record, mac) for row, record, mac in _hits(answer)}
+    hits = {row: (record, mac) for row, record, mac in _hits(answer, len(labels))}
     for (search, start), end in zip(spans, [*(s for _, s in spans[1:]), len(labels)], strict=True):
         _take(search, [hits.get(i) for i in range(start, end)], records)
 
@@ -138,8 +139,11 @@ async def node_find(session: Session, purpose: str, labels: Sequence[bytes], cla
     return await session.node("node_find", purpose, body, "rows")
 
 
-def _hits(message: wire.Message) -> Iterator[tuple[int, bytes, bytes]]:
+def _hits(message: wire.Message, labels: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield hits: which of the labels asked for, record and check value. Raises ProofError: of another label."""
     hits = message.tables["hits"]
+    if any(row >= labels for row in hits["label_row"].tolist()):
+        raise ProofError("node: a hit of a label that was not asked for")
     for i in range(wire.rows_in(hits)):
         yield int(hits["label_row"][i]), hits["record"][i].tobytes(), hits["mac"][i].tobytes()
 
@@ -182,7 +186,7 @@ async def first_free(session: Session, purpose: str, gaps: Sequence[Gap]) -> Non
         labels = [blind_index.labels(gap.key, slot, 1)[0] for gap, slot in asked]
         answer = await node_find(session, purpose, labels, [])
         taken: dict[int, set[int]] = {id(gap): set() for gap in pending}
-        for row, _, _ in _hits(answer):
+        for row, _, _ in _hits(answer, len(labels)):
             taken[id(asked[row][0])].add(asked[row][1])
         for gap in pending:
             gap.learn(taken[id(gap)])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
@@ -116,7 +116,7 @@ def read_recipient(path: Path) -> X25519PublicKey:
     """Return the public key in a PEM file. Raises MalformedError."""
     try:
         key = load_pem_public_key(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedError(f"{path.name}: not a public key in PEM; `anwen recipient-key` makes one") from error
     if not isinstance(key, X25519PublicKey):
         raise MalformedError(f"{path.name}: expected an X25519 key, as `anwen recipient-key` makes it")
@@ -132,7 +132,7 @@ def read_recipient_key(path: Path) -> X25519PrivateKey:
         secret = file.read()
     try:
         key = load_pem_private_key(secret, None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a wrong length
         raise MalformedError(f"{path.name}: not a private key in PEM") from error
     if not isinstance(key, X25519PrivateKey):
         raise MalformedError(f"{path.name}: expected an X25519 key, as `anwen recipient-key` makes it")

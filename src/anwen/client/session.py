@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from anwen.crypto import grants
 from anwen.crypto.prf_input import nonce_base
 from anwen.errors import (
     AnwenError,
+    ConflictError,
     DeniedError,
     IntegrityError,
     OverloadedError,
@@ -126,8 +128,10 @@ class Session:
         except UnavailableError:
             self.health.failed(recipient, time.monotonic())
             raise
-        except AnwenError:
+        except AnwenError as error:
             self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
+            if isinstance(error, ConflictError):
+                self._current = None  # another epoch or generation than was named
             raise
         finally:
             self.health.ended(recipient)
@@ -202,7 +206,8 @@ class Session:
         if self._current is None:
             body = wire.encode("state", self.random(wire.SALT_BYTES))
             answers = await self.ask_all("state", purpose, body)
-            self._current = max((a.header.epoch, a.header.generation) for a in answers.values())
+            said = Counter((a.header.epoch, a.header.generation) for a in answers.values())
+            self._current = max(said, key=lambda pair: (said[pair], pair))  # the newest would be any liar's choice
         return self._current
 
     async def prehash_keys(self, purpose: str, fields: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:

@@ -278,7 +278,10 @@ class AsyncVault:
         for record in found.values():
             if record.collection != schema.name or (subjects and bytes.fromhex(record.subject) not in subjects):
                 raise ProofError(f"node: record {record.id} is not what was asked for")
-        return [found[r] for r in sorted(found)]
+        ids = sorted(found)
+        if len(ids) > limit or (ids and ids[0] <= after):  # else a liar's pages might never end
+            raise ProofError(f"node: {len(ids)} records, of at most {limit} that follow {after.hex()}")
+        return [found[r] for r in ids]
 
     # --- opening -------------------------------------------------------------------------------------------------
 

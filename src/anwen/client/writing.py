@@ -78,11 +78,17 @@ class Writer:
         scalars |= {"nonce_base": next(iter(answers.values())).nonce_base, "verified": int(bool(doubled.all()))}
         starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
         blobs = {"envelopes": batch.envelopes, "receipts": list(found.receipts.values())}
-        body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, batch.node_tables(starts), blobs)
+        tables = batch.node_tables(starts)
+        body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
         answer = await self.session.node("node_put", purpose, body, "outcomes")
         outcomes, slots = answer.tables["records"]["outcome"], answer.tables["postings"]["slot"]
         if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
             raise ProofError("node: an answer for another number of rows")
+        offered = tables["postings"]["labels"].tolist()
+        if any(n <= slot != wire.NOWHERE for slot, n in zip(slots.tolist(), offered, strict=True)):
+            raise ProofError(
+                "node: a slot that was not among those offered"
+            )  # later postings would go where none looks
         self._learn(batch, starts, slots)
         await self._find_slots(purpose, batch, starts, outcomes == wire.Outcome.NO_SLOT)
         return batch.results(outcomes)

@@ -56,7 +56,8 @@ class ParquetSource:
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._arrow = pyarrow()
-        self._broken = (self._arrow.ArrowException, OSError)
+        # the last two: a name that is no UTF-8, a date beyond the year 9999
+        self._broken = (self._arrow.ArrowException, OSError, ValueError, OverflowError)
         self._path = path
         try:
             with self._opened() as file:
@@ -111,7 +112,7 @@ class ParquetSource:
         try:
             batch.validate(full=True)
             lists = [self._in_microseconds(column).to_pylist() for column in batch.columns]
-        except (*self._broken, ValueError):
+        except self._broken:
             if batch.num_rows == 1:
                 yield Reject(first + 1, 0, first + 1, 0, "holds bytes that do not follow the column's type")
             else:

@@ -181,7 +181,7 @@ class NdjsonSource(TextSource):
                 json.dumps(values, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
             raise MalformedError("holds a lone surrogate") from None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, ArithmeticError):  # the last: an exponent beyond those of `Decimal`
             values = None
         if not isinstance(values, dict):
             raise MalformedError("expected a JSON object")

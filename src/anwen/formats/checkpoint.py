@@ -133,7 +133,7 @@ def cosignatures(note: str, witnesses: Mapping[str, bytes]) -> dict[str, int]:
 
 
 def _has_control(text: str) -> bool:
-    return any(character < " " for character in text)
+    return any(character < " " or "\ud800" <= character <= "\udfff" for character in text)  # JSON brings surrogates
 
 
 def _check_name(name: str) -> None:

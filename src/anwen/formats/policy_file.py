@@ -35,7 +35,7 @@ def parse_toml(text: str, name: str = "vault.toml") -> Policy:
     if len(text) > MAX_CHARACTERS:
         raise PolicyError(f"{name}:1: expected at most {MAX_CHARACTERS} characters, got {len(text)}")
     try:
-        data = tomllib.loads(text)
+        data, places = tomllib.loads(text), locate(text.replace("\r\n", "\n"))
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"\(at line (\d+), column \d+\)", str(error))
         line = int(at.group(1)) if at else text.count("\n") + 1
@@ -44,7 +44,6 @@ def parse_toml(text: str, name: str = "vault.toml") -> Policy:
         raise PolicyError(f"{name}:1: expected TOML of modest depth and numbers") from None
     policy, mistakes = read_policy(data, dates=True)
     if policy is None:
-        places = locate(text.replace("\r\n", "\n"))
         lines = sorted((line_of(places, m.path), dotted(m.path), m.text) for m in mistakes)
         raise PolicyError("\n".join(f"{name}:{line}: {path}: {text}" for line, path, text in dict.fromkeys(lines)))
     return policy

@@ -125,7 +125,11 @@ P256_KEY = Kind(
     b"",
 )
 MIDNIGHT = Kind(
-    "a date such as 2030-01-31", lambda v: isinstance(v, date) and not isinstance(v, datetime), _midnight, blank=0
+    "a date such as 2030-01-31",
+    # JSON has seconds from 1 on
+    lambda v: isinstance(v, date) and not isinstance(v, datetime) and v > date(1970, 1, 1),
+    _midnight,
+    blank=0,
 )
 
 

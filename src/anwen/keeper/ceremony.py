@@ -167,7 +167,7 @@ class Ceremony:
             shared = b"".join(session.contributions[name] for name in self._shared(policy, keeper))
             if keeper != self._identity.keeper:
                 info = _info(transcript, self._identity.keeper, keeper)
-                sealed[keeper] = _SUITE.encrypt(shared, _public_key(keeper, content.get("hpke")), info).hex()
+                sealed[keeper] = _sealed_to(keeper, content.get("hpke"), shared, info)
         session.announces, session.transcript = contents, transcript
         session.revealed = self._sign("reveal", series, number, transcript=transcript.hex(), sealed=sealed)
         return session.revealed
@@ -274,12 +274,13 @@ def _info(transcript: bytes, sender: str, receiver: str) -> bytes:
     return b"anwen-ceremony-1\n" + transcript + f"\n{sender}\n{receiver}".encode()
 
 
-def _public_key(keeper: str, text: object) -> HpkePublicKey:
+def _sealed_to(keeper: str, text: object, shared: bytes, info: bytes) -> str:
     try:
         raw = bytes.fromhex(str(text))
         lattice = MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_BYTES])
-        return HpkePublicKey(lattice, X25519PublicKey.from_public_bytes(raw[_MLKEM_BYTES:]))
-    except ValueError:
+        public = HpkePublicKey(lattice, X25519PublicKey.from_public_bytes(raw[_MLKEM_BYTES:]))
+        return _SUITE.encrypt(shared, public, info).hex()
+    except ValueError:  # also of a point of small order, with which nothing is secret
         raise ProofError(f"keeper {keeper}: announced no HPKE key") from None
 
 

@@ -105,7 +105,7 @@ def read_identity(folder: Path) -> Identity:
         about = _read_json(folder / "keeper.json", {"id"}, optional=frozenset({"metrics"}))
         root = _read_json(folder / "root.json", {"vault", "root"})
         return Identity(about["id"], bytes.fromhex(root["vault"]), bytes.fromhex(root["root"]), key)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedError(f"{folder.name}: identity.key or root.json does not follow the format") from error
 
 
@@ -170,7 +170,7 @@ def read_keys(folder: Path, series: str, number: int) -> KeyFile | None:
         secrets = {name: bytes.fromhex(secret) for name, secret in content["keys"].items()}
         checks = {name: bytes.fromhex(check) for name, check in content["checks"].items()}
         found = KeyFile(content["series"], content["number"], bytes.fromhex(content["transcript"]), secrets, checks)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise MalformedError(f"{path.name}: does not follow the format") from None
     if (found.series, found.number) != (series, number) or set(secrets) != set(checks):
         raise MalformedError(f"{path.name}: holds another series")

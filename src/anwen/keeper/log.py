@@ -76,6 +76,8 @@ def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[F
     """Yield the frames of a day file from `offset` on. Raises _BadFrameError at the first bad one."""
     number, day = _first(path) if index is None else index, path.stem[13:]
     with path.open("rb") as file:
+        if offset and offset >= os.fstat(file.fileno()).st_size:  # as a damaged file of leaves may say
+            raise _BadFrameError(number, offset)
         file.seek(offset)
         while head := file.read(_HEAD.size):
             try:
@@ -100,9 +102,9 @@ def entry_members(entry: bytes) -> dict[str, Any]:
     """Return an entry's members. Raises StorageError when it is not an entry."""
     try:
         members = json.loads(entry)
-    except ValueError:
+    except (ValueError, RecursionError):
         members = None
-    if not isinstance(members, dict) or "op" not in members:
+    if not isinstance(members, dict) or not isinstance(members.get("op"), str):
         raise StorageError("log: an entry does not follow the format")
     return members
 

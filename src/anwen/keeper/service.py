@@ -112,7 +112,7 @@ class Keeper:
             self._shares.load(series, number, transcript)
         path = self._folder / "log" / "checkpoint"
         if path.exists():
-            self.witnessed.note = path.read_text()
+            self.witnessed.note = path.read_text("utf-8", "replace")
             self.witnessed.check(self.witnessed.note)
 
     async def start(self) -> None:

@@ -23,6 +23,7 @@ from anwen.keeper.folder import PRIVATE, Disk, read_private
 SALT_BYTES = 16
 HANDLE_BYTES = 16
 _BLOCK = struct.Struct(">BHIH")
+_KEY_BYTES = 32
 
 
 class Kind(enum.IntEnum):
@@ -114,7 +115,7 @@ class MonthKeys:
         """
         if self._cipher(month) is None:
             try:
-                self._disk.replace(self._folder / f"{month}.key", self._random(32), PRIVATE)
+                self._disk.replace(self._folder / f"{month}.key", self._random(_KEY_BYTES), PRIVATE)
             except OSError as error:
                 raise StorageError(f"{month}.key cannot be kept") from error
 
@@ -123,8 +124,10 @@ class MonthKeys:
             path = self._folder / f"{month}.key"
             if not path.exists():
                 return None
+            if len(key := read_private(path)) != _KEY_BYTES:
+                raise StorageError(f"{month}.key: {len(key)} bytes, expected {_KEY_BYTES}")
             # ECB as a permutation of single random blocks, which is what a pseudonym is; no message is encrypted
-            cipher = Cipher(algorithms.AES256(read_private(path)), modes.ECB())  # noqa: S305
+            cipher = Cipher(algorithms.AES256(key), modes.ECB())  # noqa: S305
             self._ciphers[month] = cipher.encryptor(), cipher.decryptor()
         return self._ciphers[month]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anwen.errors import RefusedError, StorageError
+from anwen.errors import MalformedError, RefusedError, StorageError
 from anwen.keeper.log import LASTING, Frame, entry_members
 from anwen.keeper.side import Block, Kind, MonthKeys, decode, denial_digest, subject_digest
 from anwen.model import Counter, Policy
@@ -56,15 +56,16 @@ class State:
 
     def replay(self, frame: Frame) -> None:
         """Take in one entry of the log on start. Raises StorageError when it does not fit what came before."""
-        entry, blocks = entry_members(frame.entry), list(decode(frame.side))
+        entry = entry_members(frame.entry)
         try:
+            blocks = list(decode(frame.side))
             self.remember(entry, blocks)
             if entry.get("lasting") != self.lasting:
                 raise StorageError(f"log: entry {frame.index} counts {entry.get('lasting')} lasting ones")
             charges = self._charges(blocks, frame.day[:7])
             if charges:
                 self.ledger.replay(entry["iss"], charges, entry["t"] / 1000)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MalformedError):
             raise StorageError(f"log: entry {frame.index} does not follow the format") from None
 
     def _charges(self, blocks: Iterable[Block], month: str) -> Charges:

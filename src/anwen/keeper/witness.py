@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Witness:
     def _last(self, policy: Policy, keeper: str) -> Seen:
         path = self._folder / f"{keeper}.note"
         if keeper not in self._seen:
-            note = path.read_text() if path.exists() else ""
+            note = path.read_text("utf-8", "replace") if path.exists() else ""
             if not note:
                 return Seen()
             head = checkpoint.verify_note(
@@ -177,7 +178,9 @@ class Witnessed:
             answer = json.loads(await self.peers[peer](op, body))
             ahead_s, note = float(answer["time_s"]) - (before + self._clock()) / 2, str(answer["note"])
             answer["cosignature"] = str(answer["cosignature"] or "")
-        except (AnwenError, ValueError, KeyError, TypeError):
+        except (AnwenError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
+        if not math.isfinite(ahead_s):
             return None
         self._ahead_s[peer] = ahead_s
         self.clock_offset_s = statistics.median([0.0, *self._ahead_s.values()])

@@ -157,7 +157,7 @@ async def offer(metrics: Metrics, settings: Path) -> AsyncIterator[None]:
 def _address(settings: Path) -> str:
     try:
         address = str(json.loads(settings.read_bytes()).get("metrics", ""))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise PolicyError(f"{settings.name}: expected a JSON object ({type(error).__name__})") from error
     if address and not address.startswith(("unix:", PLAIN)) and not _is_loopback(split_address(address)[0]):
         raise PolicyError(f"metrics: {address} is not loopback; {PLAIN}{address} says that this is meant")

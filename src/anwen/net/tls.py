@@ -15,6 +15,7 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -52,7 +53,7 @@ def spki_pin(cert_der: bytes) -> bytes:
     """Return SHA-256 of a DER certificate's SubjectPublicKeyInfo. Raises MalformedError."""
     try:
         key = x509.load_der_x509_certificate(cert_der).public_key()
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise MalformedError("not a certificate in DER") from error
     spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
@@ -62,7 +63,7 @@ def pin_of_pem(cert_pem: bytes) -> bytes:
     """Return the pin of a PEM certificate. Raises MalformedError."""
     try:
         certificate = x509.load_pem_x509_certificate(cert_pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise MalformedError("not a certificate in PEM") from error
     return spki_pin(certificate.public_bytes(serialization.Encoding.DER))
 

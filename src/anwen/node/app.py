@@ -58,7 +58,7 @@ def load(folder: Path) -> tuple[NodeInfo, Policy, Mapping[str, object]]:
         documents = [p.read_bytes() for p in sorted((folder / "policy").glob("[0-9][0-9][0-9][0-9].json"))]
         tls_pin = tls.pin_of_pem((folder / "tls.crt").read_bytes())
         name, store, pin = str(about["id"]), dict(about["store"]), bytes.fromhex(root["root"])
-    except (OSError, ValueError, KeyError, TypeError, MalformedError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, MalformedError) as error:
         raise PolicyError(f"{folder}: node.json, root.json, policy or tls.crt ({type(error).__name__})") from error
     policy = policy_chain.verify_chain(documents, pin)
     info = policy.nodes.get(name)

@@ -83,7 +83,7 @@ class Settings:
 
 def _address(point: object) -> tuple[str, int]:
     host, _, port = str(point).rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch("[0-9]{1,5}", port):
         raise PolicyError(f'store setting contact_points: expected "address:port", got {point}')
     return host.strip("[]"), int(port)
 
@@ -94,7 +94,7 @@ def _password(path: Path) -> str:
         if mode & 0o077:
             raise PolicyError(f"store setting password_file: mode {mode:04o}, expected 0600")
         return path.read_text().strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise PolicyError(f"store setting password_file: {type(error).__name__}") from error
 
 

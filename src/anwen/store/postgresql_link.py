@@ -95,7 +95,7 @@ def _is_local(host: str) -> bool:
 def _password(path: Path) -> str:
     try:
         mode, text = path.stat().st_mode & 0o777, path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PolicyError(f"store password_file {path.name}: {type(error).__name__}") from error
     if mode & 0o077:
         raise PolicyError(f"store password_file {path.name}: mode {mode:04o}, expected 0600")

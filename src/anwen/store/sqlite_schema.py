@@ -46,7 +46,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = _connect(path, WRITER_CACHE_KIB)
         if db.execute("PRAGMA application_id").fetchone()[0] == 0 and not _tables(db):
             _make_tables(db)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError) as error:  # the last: a NUL in the path
         raise StorageError(f"store {path.name}: {type(error).__name__}") from error
     try:
         _check(db, path)
