@@ -31,7 +31,8 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "signing": {"errors", "model", "formats", "net", "vault_folder"},
     "backup": {"errors", "model", "formats", "store", "client", "node"},
     "rehearse": {
-        "errors", "model", "client", "sample", "vault_folder", "supervisor", "signing", "access", "policy", "formats", "net", "store",
+        "errors", "model", "crypto", "client", "sample", "vault_folder", "supervisor", "signing", "access", "policy", "formats",
+        "net", "store", "node", "backup",
     },
     "cli": {
         "errors", "model", "client", "files", "sample", "vault_folder", "supervisor", "signing", "access", "policy", "formats",

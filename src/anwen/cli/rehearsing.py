@@ -6,20 +6,28 @@ import asyncio
 import dataclasses
 import json
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from anwen.cli import failures, output
 from anwen.cli.settings import PATH, Settings, cli, settings_of
+from anwen.rehearse.breach import report as breach_report
+from anwen.rehearse.breach import thief
+from anwen.rehearse.breach.breaks import BREAKS as DEFENCES
+from anwen.rehearse.breach.rehearsal import THEFTS
+from anwen.rehearse.breach.rehearsal import Settings as Breach
+from anwen.rehearse.breach.rehearsal import rehearse as rehearse_breach
 from anwen.rehearse.outage import report
 from anwen.rehearse.outage.databases import STORES
 from anwen.rehearse.outage.faults import FAULTS
-from anwen.rehearse.outage.rehearsal import BREAKS, Outcome, rehearse
+from anwen.rehearse.outage.rehearsal import BREAKS, rehearse
 from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
 from anwen.rehearse.outage.zones import ZONES
 
+T = TypeVar("T")
 QUICK = Rehearsal(
     faults=("kill", "partition"), zones=("a",), runs=1, seconds=3, before_s=3, after_s=3, every_s=0.2, people=300
 )
@@ -47,10 +55,7 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
     """Run three zones under load and take one away, in every way there is. Exit code 1 when a bound is broken."""
     stated = {name: value for name, value in given.items() if value not in (None, (), "")}
     plan = dataclasses.replace(QUICK if quick else Rehearsal(), **stated)
-    try:
-        outcome = asyncio.run(_rehearse(plan))
-    except asyncio.CancelledError:
-        raise click.Abort from None
+    outcome = _run(rehearse(plan, output.say))
     if figures_file:
         figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
     if page:
@@ -70,9 +75,58 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
         raise click.exceptions.Exit(failures.FAILED)
 
 
-async def _rehearse(plan: Rehearsal) -> Outcome:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await rehearse(plan, output.say)
+@rehearse_group.command("breach")
+@click.option("--fresh", type=click.Choice(["police"]), default="police", show_default=True, help="A vault of its own.")
+@click.option("--vault", "folder", type=PATH, help="A copy of this one instead; it must not run meanwhile.")
+@click.option("--people", type=click.IntRange(min=300), help="How many are put into a fresh vault (100,000).")
+@click.option("--theft", "thefts", multiple=True, type=click.Choice(THEFTS), help="Only this one; repeatable.")
+@click.option(
+    "--hours", type=click.IntRange(min=2), help="How long the thief of a key works, in the vault's time (26)."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Draws the people and the load.")
+@click.option("--quick", is_flag=True, help="1,500 people, three hours, nothing compared.")
+@click.option("--break", "broken", type=click.Choice(list(DEFENCES)), help="Switch a defence off: it must be seen.")
+@click.option("--report", "page", type=PATH, help="Write a page (HTML) with charts.")
+@click.option("--figures", "figures_file", type=PATH, help="Write all figures as JSON.")
+@settings_of
+def breach(
+    settings: Settings, /, *, fresh: str, folder: Path | None, quick: bool, page: Path | None,
+    figures_file: Path | None, **given: Any,
+) -> None:  # fmt: skip
+    """Rob a vault of everything that can be taken, and count what it gives. Exit code 1 when a bound is broken."""
+    stated = {name: value for name, value in given.items() if value not in (None, (), "")}
+    usual = Breach(people=1_500, hours=thief.QUICK_HOURS, compare=False) if quick else Breach()
+    plan = dataclasses.replace(usual, vault=str(folder or ""), template=fresh, **stated)
+    outcome = _run(rehearse_breach(plan, output.say))
+    if figures_file:
+        figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
+    if page:
+        page.write_text(breach_report.page(outcome), encoding="utf-8")
+    if settings.json:
+        output.emit(outcome.as_dict())
+    else:
+        for title, items in breach_report.tables(outcome):
+            output.say(title)
+            output.table(items)
+    for name, why in outcome.skipped.items():
+        output.say(f"not rehearsed here: {name}: {why}")
+    for line in outcome.broken:
+        output.say(f"broken: {line}")
+    if outcome.broken:
+        raise click.exceptions.Exit(failures.FAILED)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a rehearsal; Ctrl-C and SIGTERM end it in good order."""
+
+    async def stoppable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise click.Abort from None

@@ -22,7 +22,9 @@ class Break:
 
 BREAKS: Mapping[str, Break] = {
     "open-door": Break(
-        "a service answers a guessed path", "nobody", "node",
+        "a service answers a guessed path",
+        "nobody",
+        "node",
         """
 import anwen.net.server as server, re
 server._OP_PATH = re.compile(r"/.*")
@@ -36,7 +38,9 @@ server._Connection._begin = begin
 """,
     ),
     "plaintext": Break(
-        "clients do not encrypt: an envelope holds its body in clear", "dump", "client",
+        "clients do not encrypt: an envelope holds its body in clear",
+        "dump",
+        "client",
         """
 import anwen.crypto.envelope as envelope
 from anwen.crypto.padding import pad
@@ -48,7 +52,9 @@ envelope.AESGCM = Clear
 """,
     ),
     "labels": Break(
-        "clients give all postings of a value labels that begin alike", "inference", "client",
+        "clients give all postings of a value labels that begin alike",
+        "inference",
+        "client",
         """
 import anwen.crypto.blind_index as blind_index
 true_labels = blind_index.labels
@@ -59,14 +65,18 @@ blind_index.labels = labels
 """,
     ),
     "padding": Break(
-        "bodies are padded by Padmé alone, short ones too", "inference", "both",
+        "bodies are padded by Padmé alone, short ones too",
+        "inference",
+        "both",
         """
 import anwen.crypto.padding as padding
 padding.MIN_PADDED_BYTES = 1
 """,
     ),
     "one-share": Break(
-        "clients take one component for F(x), so that a single keeper's shares open rows", "keeper", "client",
+        "clients take one component for F(x), so that a single keeper's shares open rows",
+        "keeper",
+        "client",
         """
 import numpy as np
 import anwen.client.quorum as quorum
@@ -82,32 +92,39 @@ quorum.Round.values = values
 """,
     ),
     "talkative": Break(
-        "clients send half of the searched token along, as the salt of a node's request", "node", "client",
+        "clients send the searched value along, as the salt of a node's request",
+        "node",
+        "client",
         """
 import anwen.client.finding as finding
-true_find, true_node_find, last = finding.find, finding.node_find, [b""]
-async def find(session, purpose, queries, classes):
-    last[0] = queries[0].token
-    return await true_find(session, purpose, queries, classes)
+import anwen.client.vault as vault
+true_token, true_node_find, last = vault.token, finding.node_find, [b""]
+def token(key, value):
+    last[0] = value
+    return true_token(key, value)
 async def node_find(session, purpose, labels, classes):
     true_random = session.random
-    session.random = lambda size: last[0][:size] if size == 16 else true_random(size)
+    session.random = lambda size: last[0][:size].ljust(size) if size == 16 else true_random(size)
     try:
         return await true_node_find(session, purpose, labels, classes)
     finally:
         session.random = true_random
-finding.find, finding.node_find = find, node_find
+vault.token, finding.node_find = token, node_find
 """,
     ),
     "budget": Break(
-        "keepers charge and do not refuse", "key", "keeper",
+        "keepers charge and do not refuse",
+        "key",
+        "keeper",
         """
 import anwen.policy.budgets as budgets
 budgets.Ledger.reserve = budgets.Ledger.replay
 """,
     ),
     "windows": Break(
-        "keepers count in fixed windows, each hour anew", "key", "keeper",
+        "keepers count in fixed windows, each hour anew",
+        "key",
+        "keeper",
         """
 import anwen.policy.budgets as budgets
 true_expire = budgets._Window.expire
@@ -117,7 +134,9 @@ budgets._Window.expire = expire
 """,
     ),
     "share-of-all": Break(
-        "each keeper enforces B·t/n, as if none were the thief's", "key and keeper", "keeper",
+        "each keeper enforces B·t/n, as if none were the thief's",
+        "key and keeper",
+        "keeper",
         """
 import anwen.model as model
 def keeper_budget(self, budget):
@@ -127,7 +146,9 @@ model.Policy.keeper_budget = keeper_budget
 """,
     ),
     "unlogged": Break(
-        "keepers answer openings that they do not log", "key", "keeper",
+        "keepers answer openings that they do not log",
+        "key",
+        "keeper",
         """
 import anwen.keeper.service as service
 true_append, turns = service.Keeper._append, [0]
@@ -140,7 +161,9 @@ service.Keeper._append = append
 """,
     ),
     "nonce": Break(
-        "keepers make the same nonces for every put", "writer", "both",
+        "keepers make the same nonces for every put",
+        "writer",
+        "both",
         """
 import anwen.crypto.prf_input as prf_input
 prf_input.nonce_base = lambda *_: bytes(20)
@@ -151,7 +174,9 @@ for name in ("anwen.client.session",):
 """,
     ),
     "replay": Break(
-        "keepers take a grant again, and for another keeper", "keeper", "keeper",
+        "keepers take a grant again, and for another keeper",
+        "keeper",
+        "keeper",
         """
 import anwen.crypto.grants as grants, anwen.keeper.state as state
 state.State.is_spent = lambda self, *_: False
@@ -160,16 +185,20 @@ grants.check = lambda grant, audience, *rest: true_check(grant, grant.audience, 
 """,
     ),
     "one-officer": Break(
-        "one signature makes a policy", "officer", "keeper",
+        "one signature makes a policy",
+        "officer",
+        "keeper",
         """
 import dataclasses
 import anwen.formats.policy_chain as policy_chain
-true_next = policy_chain.verify_next
-policy_chain.verify_next = lambda current, signed: true_next(dataclasses.replace(current, quorum=1), signed)
+true_check = policy_chain._check_quorum
+policy_chain._check_quorum = lambda policy, signed: true_check(dataclasses.replace(policy, quorum=1), signed)
 """,
     ),
     "forgetful": Break(
-        "keepers do not compare their log with what peers have signed", "rollback", "keeper",
+        "keepers do not compare their log with what peers have signed",
+        "rollback",
+        "keeper",
         """
 import anwen.keeper.witness as witness
 async def ask_peers(self):
@@ -179,7 +208,9 @@ witness.Witnessed.check = lambda self, note: 0
 """,
     ),
     "loose": Break(
-        "envelopes are bound to no record and no person", "rows", "both",
+        "envelopes are bound to no record and no person",
+        "rows",
+        "both",
         """
 import anwen.crypto.envelope as envelope
 envelope.context = lambda *_: b"anywhere"
@@ -195,7 +226,9 @@ prf_input.record_inputs = record_inputs
 """,
     ),
     "trusting": Break(
-        "clients believe what one keeper says, whatever the others do", "liar", "client",
+        "clients believe what one keeper says, whatever the others do",
+        "liar",
+        "client",
         """
 import numpy as np
 import anwen.client.quorum as quorum

@@ -12,7 +12,7 @@ from anwen.rehearse.breach.shares import Shares, inputs_of
 from anwen.rehearse.breach.theft import Theft
 
 
-async def steal(scene: Scene, cast: Cast, dump: Sequence[Cell]) -> Theft:
+def steal(scene: Scene, cast: Cast, dump: Sequence[Cell]) -> Theft:
     """Return what the shares of a threshold of keepers open of a dump: all of it. This shows that the attack works."""
     threshold = scene.policy.threshold
     names = list(scene.policy.keepers)[:threshold]

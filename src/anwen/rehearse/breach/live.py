@@ -32,7 +32,10 @@ Hits = dict[tuple[str, str], set[bytes]]
 """Secrets found, by part and kind."""
 
 STEPS = 60
-CALL_S, REPLAYED = 5.0, 200
+CALL_S, REPLAYED = 5.0, 60
+ANSWERS = {"open", "put", "index", "prehash", "verify"}
+"""Operations that a keeper answers with values."""
+
 _WORD = 32
 
 
@@ -44,6 +47,7 @@ class Loot:
     found: dict[str, dict[str, int]] = field(default_factory=dict)  # by part and kind: in memory, in what passed
     looked_for: dict[str, int] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    taken_again: dict[str, int] = field(default_factory=dict)  # grants that passed a part and were taken once more
     cells: list[Cell] = field(default_factory=list, repr=False)
 
 
@@ -62,6 +66,7 @@ async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
     tap.switch(scene.outside, on=False)
     for part in PARTS:
         loot.passed[part] = list(tap.read(part, scene.outside))
+        loot.taken_again[part] = await _replay(scene, loot.passed[part])  # at once, as long as grants live
         _look((np.frombuffer(b, np.uint8) for p in loot.passed[part] for b in (p.body, p.answer)), secrets, hits, part)
         loot.found[part] = {kind: len(hits.get((part, kind), ())) for kind in secrets}
     loot.looked_for = {kind: len(set(values)) for kind, values in secrets.items()}
@@ -80,14 +85,14 @@ def _look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]],
     return size
 
 
-async def steal_node(scene: Scene, loot: Loot) -> Theft:
+def steal_node(scene: Scene, loot: Loot) -> Theft:
     """Return what a live node gives: its traffic, its memory, and grants that passed it."""
     theft = Theft(
         "node", f"node {STOLEN}, live: its process, traffic and store", 0,
         "no value, token, index key, DEK or value of F; nobody opened", "rehearse/breach/live.py",
     )  # fmt: skip
     _count_secrets(theft, loot, "node")
-    await _replay(scene, theft, "node", loot.passed["node"])
+    _check_replay(theft, loot, "node")
     opened = open_with(scene.policy.vault, loot.cells, _words(loot.passed["node"]))
     theft.got(opened)
     theft.note("every 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
@@ -99,20 +104,20 @@ async def steal_node(scene: Scene, loot: Loot) -> Theft:
     return theft
 
 
-async def steal_keeper(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
+def steal_keeper(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
     """Return what a live keeper gives, with its disk and a dump of the store."""
     theft = Theft(
         "keeper", f"keeper {STOLEN}, live: its disk, shares, memory and traffic; and a dump of the store", 0,
         "no value, index key, DEK or value of F; nobody opened", "rehearse/breach/live.py",
     )  # fmt: skip
     _count_secrets(theft, loot, "keeper")
-    await _replay(scene, theft, "keeper", loot.passed["keeper"])
+    _check_replay(theft, loot, "keeper")
     _try_sums(scene, theft, [*loot.cells, *dump])
     theft.close()
     return theft
 
 
-async def steal_zone(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
+def steal_zone(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
     """Return what node, keeper and store of one zone give together."""
     theft = Theft(
         "zone", f"zone {STOLEN}, live: node, keeper and store together", 0, "no more than each alone",
@@ -120,9 +125,8 @@ async def steal_zone(scene: Scene, loot: Loot, dump: Sequence[Cell]) -> Theft:
     )  # fmt: skip
     for part in PARTS:
         _count_secrets(theft, loot, part)
+        _check_replay(theft, loot, part)
     everything = [*loot.passed["node"], *loot.passed["keeper"]]
-    for part in PARTS:
-        await _replay(scene, theft, part, everything)
     _try_sums(scene, theft, [*loot.cells, *dump])
     theft.got(open_with(scene.policy.vault, loot.cells, _words(everything)))
     theft.note("grants of each tried at the other's peers, 32 bytes of both as keys")
@@ -145,25 +149,29 @@ def _count_secrets(theft: Theft, loot: Loot, part: str) -> None:
     )
 
 
-async def _replay(scene: Scene, theft: Theft, part: str, passed: Sequence[Passed]) -> None:
-    """Send what passed again: grants to other recipients, and to the same one; count the answers that hold components.
+async def _replay(scene: Scene, passed: Sequence[Passed]) -> int:
+    """Send what passed again, newest first: to its own recipient and to all keepers, as it was and as an opening.
 
-    Args:
-        part: of the recipients; "keeper": all of them, the stolen one among them.
+    Returns how many of them a keeper answered.
     """
     taken = 0
-    recipients = [f"keeper/{k}" for k in scene.policy.keepers]
     async with scene.connect(*_anybody(scene)) as vault:
-        for request, recipient in itertools.product(passed[:REPLAYED], recipients):
-            for op in {request.op, "open"} & {"open", "put", "index", "prehash", "verify"}:
+        for request, keeper in itertools.product(passed[: -REPLAYED - 1 : -1], scene.policy.keepers):
+            for op in {request.op, "open"} & ANSWERS:
                 try:
-                    await vault.session.transport.call(recipient, op, request.grant, request.body, CALL_S)
+                    await vault.session.transport.call(f"keeper/{keeper}", op, request.grant, request.body, CALL_S)
                 except AnwenError:
                     continue
                 taken += 1
+    return taken
+
+
+def _check_replay(theft: Theft, loot: Loot, part: str) -> None:
+    taken = loot.taken_again[part]
     theft.must(not taken, f"{taken} grants that passed a {part} were taken again")
     theft.note(
-        f"{min(len(passed), REPLAYED)} grants that passed a {part}, sent to every keeper", **{f"{part} replays": taken}
+        f"the last {min(len(loot.passed[part]), REPLAYED)} grants that passed the {part}, sent to every keeper at once",
+        **{f"{part} grants taken again": taken},
     )
 
 

@@ -68,8 +68,9 @@ async def steal(scene: Scene, needles: Needles) -> Theft:
     theft.must(not found, f"{len(found)} values in answers")
     asked = sum(sum(counts.values()) for counts in answers.values())
     theft.note(
-        f"{asked:,} requests to {len(list(_listeners(scene)))} listeners: {len(METHODS)} methods on {len(ROUTES)} routes, "
-        f"{len(GUESSED)} guessed paths, {len(CREDENTIALS)} made-up credentials", requests=asked, answers=len(answers),
+        f"{asked:,} requests to {len(list(_listeners(scene)))} listeners: {len(METHODS)} methods on {len(ROUTES)} "
+        f"routes, {len(GUESSED)} guessed paths, {len(CREDENTIALS)} made-up credentials",
+        requests=asked, answers=len(answers),
     )  # fmt: skip
     theft.note("plain HTTP and TLS before 1.3 on each listener; other listening ports of the processes")
     theft.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from anwen.client.records import Record
 from anwen.client.rows import Cell
 from anwen.errors import NotFoundError
 from anwen.model import RENDITION, Policy
-from anwen.rehearse.breach import dump, keepers, liar, live, nobody, officer, rows, thief, writer
+from anwen.rehearse.breach import dump, elsewhere, keepers, liar, live, nobody, officer, rows, thief, writer
 from anwen.rehearse.breach.breaks import BREAKS, Break
 from anwen.rehearse.breach.cast import Reader, cast
 from anwen.rehearse.breach.fresh import Fresh
@@ -30,16 +31,31 @@ KNOWN_OF_COPY = 40
 DUMPED_ROWS = 2_000
 
 
+THEFTS = (
+    "nobody", "dump", "inference", "node", "keeper", "zone", "liar", "writer", "key", "key and keeper", "officer",
+    "rollback", "rows", "keepers",
+)  # fmt: skip
+"""By name, in the order in which they are rehearsed."""
+
+WATCHED = {"node", "keeper", "zone", "writer"}
+"""Thefts by whoever watched a load."""
+
+COMPARED = 10_000
+"""Most people that are put into other systems: what a theft gives there is all of them."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What to rehearse. `vault`: a folder to copy; without it `people` are put into a fresh vault."""
+    """What to rehearse. `vault`: a folder to copy; without it `people` are put into a fresh vault of a template."""
 
     vault: str = ""
+    template: str = "police"
     people: int = 100_000
     thefts: tuple[str, ...] = ()
     hours: int = thief.HOURS
     seed: int = 1
     broken: str = ""
+    compare: bool = True  # with the same thefts in other systems
 
 
 @dataclass
@@ -63,7 +79,8 @@ class Outcome:
 
     def as_dict(self) -> dict[str, object]:
         """Return the outcome as JSON takes it."""
-        return {**vars(self), "settings": asdict(self.settings), "thefts": list(map(asdict, self.thefts)), "broken": self.broken}
+        about = {"settings": asdict(self.settings), "thefts": list(map(asdict, self.thefts)), "broken": self.broken}
+        return {**vars(self), **about}
 
 
 async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
@@ -72,15 +89,26 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
     Raises: ConflictError: the vault to copy is running. PolicyError: nobody in it could be robbed.
     """
     begun = time.monotonic()
-    broken = BREAKS.get(settings.broken)
-    with tempfile.TemporaryDirectory(prefix="anwen-breach-", ignore_cleanup_errors=True) as scratch:
-        with _folder(settings, Path(scratch)) as folder:
-            scene = Scene(folder, _extra(folder, broken))
-            outcome = Outcome(settings, folder.policy().name)
-            async with running(scene):
-                await _Rehearsal(scene, settings, outcome, say).run()
+    logging.getLogger("anwen.client").setLevel(logging.ERROR)  # what clients warn of is what is done to them here
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(_scratch()))
+        folder = stack.enter_context(_folder(settings, scratch))
+        scene = Scene(folder, _extra(folder, BREAKS.get(settings.broken)))
+        outcome = Outcome(settings, folder.policy().name)
+        rehearsal = _Rehearsal(scene, settings, outcome, say)
+        async with running(scene):
+            await rehearsal.run()
+        if settings.compare and not settings.broken:
+            outcome.compared = await elsewhere.compare(rehearsal.rows(), scratch / "elsewhere")
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="anwen-breach-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user, and has to reach its own
+        yield folder
 
 
 def _extra(folder: VaultFolder, broken: Break | None) -> dict[str, str]:
@@ -101,7 +129,7 @@ def _folder(settings: Settings, scratch: Path) -> Iterator[VaultFolder]:
         with copied(Path(settings.vault), scratch / "vault") as folder:
             yield folder
     else:
-        yield vault_folder.create(scratch / "vault", "police")
+        yield vault_folder.create(scratch / "vault", settings.template)
 
 
 class _Rehearsal:
@@ -116,16 +144,19 @@ class _Rehearsal:
         """Fill the vault, then rob it in every way that was asked for."""
         await self._fill()
         self.load = Load(self.scene, self.cast, self.people.spare())
-        thefts = self._thefts()
-        wanted = self.settings.thefts or ((BREAKS[self.settings.broken].seen_by,) if self.settings.broken else tuple(thefts))
-        if {"node", "keeper", "zone", "writer"} & set(wanted):
+        wanted = self.settings.thefts or THEFTS
+        if self.settings.broken and not self.settings.thefts:
+            wanted = (BREAKS[self.settings.broken].seen_by,)
+        if WATCHED & set(wanted):
             self.loot = await live.watch(self.scene, self.load)
         self.dump = dump.cells_of(self.scene, DUMPED_ROWS)
-        for name in wanted:
+        thefts = self._thefts()
+        for name in (n for n in THEFTS if n in wanted and n in thefts):
             await self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
             theft = await thefts[name]()
             self.outcome.thefts.append(theft)
-            self.say(f"{theft.name}: {theft.people:,} people, {theft.values:,} values: {'; '.join(theft.broken) or 'holds'}")
+            said = "; ".join(theft.broken) or "holds"
+            self.say(f"{theft.name}: {theft.people:,} people, {theft.values:,} values: {said}")
 
     def _thefts(self) -> Mapping[str, Callable[[], Awaitable[Theft]]]:
         """Return every theft by name, in order."""
@@ -134,18 +165,22 @@ class _Rehearsal:
         return {
             "nobody": lambda: nobody.steal(scene, needles),
             "dump": lambda: dump.steal(scene),
-            "node": lambda: live.steal_node(scene, self.loot),
-            "keeper": lambda: live.steal_keeper(scene, self.loot, self.dump),
+            "node": _done(lambda: live.steal_node(scene, self.loot)),
+            "keeper": _done(lambda: live.steal_keeper(scene, self.loot, self.dump)),
             "liar": lambda: liar.steal(scene, who, self.load),
-            "zone": lambda: live.steal_zone(scene, self.loot, self.dump),
+            "zone": _done(lambda: live.steal_zone(scene, self.loot, self.dump)),
             "writer": lambda: writer.steal(scene, who, self.loot, self.dump),
             "key": lambda: thief.steal(scene, who, with_keeper=False, hours=hours),
             "key and keeper": lambda: thief.steal(scene, who, with_keeper=True, hours=hours),
             "officer": lambda: officer.steal_key(scene),
             "rollback": lambda: officer.set_back(scene, who),
             "rows": lambda: rows.steal(scene, who, self.settings.seed),
-            "keepers": lambda: keepers.steal(scene, who, self.dump),
+            "keepers": _done(lambda: keepers.steal(scene, who, self.dump)),
         }
+
+    def rows(self) -> list[Mapping[str, object]]:
+        """Return people for other systems."""
+        return [known.values for known in self.scene.known[:COMPARED]]
 
     async def _fill(self) -> None:
         if self.settings.vault:
@@ -159,7 +194,9 @@ class _Rehearsal:
         """Learn what is in a copied vault, through its front door: the truth to compare with."""
         reader = self.cast.reader
         async with self.scene.connect(reader.principal, reader.purpose) as vault:
-            names = [n for c, i in vault.policy.purposes[reader.purpose].open if (n := _class(vault.policy, reader, c, i))]
+            names = [
+                n for c, i in vault.policy.purposes[reader.purpose].open if (n := _class(vault.policy, reader, c, i))
+            ]
             found: list[Record] = []
             async for record in vault.scan(reader.collection, names):
                 found.append(record)
@@ -169,6 +206,15 @@ class _Rehearsal:
                 self.scene.known.append(Known(record.id, record.subject, values))
         if not self.scene.known:
             raise NotFoundError(f"{reader.collection}: nobody is in this vault")
+
+
+def _done(steal: Callable[[], Theft]) -> Callable[[], Awaitable[Theft]]:
+    """Return a theft that waits for nothing as one that may."""
+
+    async def stolen() -> Theft:
+        return steal()
+
+    return stolen
 
 
 def _class(policy: Policy, reader: Reader, collection: int, class_id: int) -> str | None:

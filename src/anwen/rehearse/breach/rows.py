@@ -1,7 +1,7 @@
 """Whoever writes to the database: rows swapped, spliced, edited, given to another person.
 
-The store is a copy, read by a node in this process; keepers are the running ones. Whatever was done to a row, opening it
-by its id gives its own person's values or nothing, and a search gives nobody else.
+The store is a copy, read by a node in this process; keepers are the running ones. Whatever was done to a row, opening
+it by its id gives its own person's values or nothing, and a search gives nobody else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Edit = Callable[[sqlite3.Connection, bytes, bytes], None]
 async def steal(scene: Scene, cast: Cast, seed: int) -> Theft:
     """Return what came of every edit of rows of some pairs of people."""
     theft = Theft(
-        "rows", "write access to the database", 0, "an edited row opens to nobody else's values", "rehearse/breach/rows.py",
+        "rows", "write access to the database", 0, "an edited row opens to nobody else's values",
+        "rehearse/breach/rows.py",
     )  # fmt: skip
     chooser = random.Random(seed)  # noqa: S311 - pairs that can be had again
     outcomes: dict[str, int] = {"as it was": 0, "refused or not there": 0, "somebody else": 0}

@@ -16,6 +16,7 @@ from typing import IO
 
 import anwen
 from anwen import supervisor
+from anwen.client import inspecting
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
 from anwen.errors import ConflictError, UnavailableError
@@ -123,6 +124,18 @@ class Scene:
         self.offset_s += seconds
         self._clock.write_text(f"{self.offset_s!r}")
         await asyncio.sleep(STEP_S)  # each process looks at the file when it next asks for the time
+
+    async def cosigned(self) -> None:
+        """Return when every keeper's peers have signed all that its log holds now."""
+        auditor = next(
+            (p.id, name)
+            for p in self.policy.principals.values()
+            for name in sorted(self.policy.roles[p.role].purposes)
+            if self.policy.purposes[name].audit
+        )
+        async with self.connect(*auditor) as vault:
+            for keeper in self.policy.keepers:
+                await inspecting.log_state(vault.session, vault.purpose, keeper)  # has a checkpoint made
 
     # --- clients -------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class Needles:
         self._of = np.array(of, np.int64)[order]
         self._first = np.zeros(2**16, np.bool_)
         self._first[self._starts >> np.uint64(48)] = True
+        self._whole: dict[int, dict[int, dict[bytes, int]]] = {}  # by start, once it was met, and length: whole forms
 
     def __len__(self) -> int:
         return len(self._values)
@@ -78,13 +79,22 @@ class Needles:
         high = np.searchsorted(self._starts, words, "right")
         found: set[int] = set()
         for hit in np.flatnonzero(high > low).tolist():
-            place = int(at[hit])
-            found.update(i for i in self._of[low[hit] : high[hit]].tolist() if self._stands(i, data, place))
+            place, whole = int(at[hit]), self._beginning_with(int(words[hit]), int(low[hit]), int(high[hit]))
+            for length, known in whole.items():
+                if (i := known.get(bytes(data[place : place + length]))) is not None:
+                    found.add(i)
         return found
 
-    def _stands(self, number: int, data: bytes | bytearray | memoryview, place: int) -> bool:
-        there = bytes(data[place : place + self._longest])
-        return any(len(form) >= SHORTEST and there.startswith(form) for form in forms(self._values[number]))
+    def _beginning_with(self, start: int, low: int, high: int) -> dict[int, dict[bytes, int]]:
+        """Return the whole forms that begin so, by length: thousands of numbers may begin alike."""
+        if start not in self._whole:
+            whole: dict[int, dict[bytes, int]] = {}
+            for i in self._of[low:high].tolist():
+                for form in forms(self._values[i]):
+                    if int.from_bytes(form[:SHORTEST]) == start and len(form) >= SHORTEST:
+                        whole.setdefault(len(form), {})[form] = i
+            self._whole[start] = whole
+        return self._whole[start]
 
     def in_file(self, path: Path) -> set[int]:
         """Return which values stand in a file."""
@@ -125,3 +135,14 @@ def memory_of(pid: int) -> Iterator[npt.NDArray[np.uint8]]:
                 yield np.frombuffer(memory.read(end - start), np.uint8)
             except (OSError, ValueError, OverflowError):
                 continue  # reserved, never touched
+
+
+def runs(region: npt.NDArray[np.uint8], alphabet: bytes, length: int) -> Iterator[bytes]:
+    """Yield every run of bytes of an alphabet that is at least so long, as a key in hexadecimal is."""
+    of_alphabet = np.zeros(258, np.bool_)
+    of_alphabet[list(alphabet)] = True
+    edges = np.diff(np.concatenate(([False], of_alphabet[region], [False])).astype(np.int8))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    long = ends - starts >= length
+    for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
+        yield region[start:end].tobytes()

@@ -35,7 +35,7 @@ def lie():
         return ""
 
 async def handle(self, op, grant, body):
-    how = lie() if op in ("open", "index", "put", "prehash") else ""
+    how = lie() if op in ("open", "index", "put") else ""
     if how in ("silent", "slow"):
         await asyncio.sleep(3600 if how == "silent" else 3)
     answer = await true_handle(self, op, grant, body)
@@ -52,7 +52,7 @@ _LIAR = """
 true_evaluate, turns = service.evaluate, [0]
 
 def evaluate(keys, work):
-    values, how = true_evaluate(keys, work), lie()
+    values, how = true_evaluate(keys, work), "" if any(series == "prehash" for series, _ in work.inputs) else lie()
     turns[0] += 1
     if len(values) and (how in ("one", "both") or (how == "two-faced" and turns[0] % 2)):
         values[:1 if how == "one" else None] ^= 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Theft:
-    """One attacker's work. `people`, `values`: how many he has read in the end; `bound`: the most people there may be."""
+    """One attacker's work. `people`, `values`: what he has read in the end; `bound`: the most people there may be."""
 
     name: str
     taken: str

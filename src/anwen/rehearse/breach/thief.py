@@ -158,7 +158,7 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
     shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record") if with_keeper else None
     theft = Theft(
         "key and keeper" if with_keeper else "key",
-        f"the key of {whose.principal}" + (f", and the shares of keeper {STOLEN}, which so never counts" if shares else ""),
+        f"the key of {whose.principal}" + (f" and the shares of keeper {STOLEN}, which never counts" if shares else ""),
         budget.per_hour, f"at most {budget.per_hour} people in any hour and {budget.per_day} in any day",
         "rehearse/breach/thief.py",
     )  # fmt: skip
@@ -173,10 +173,10 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
     theft.must(in_day <= budget.per_day, f"{in_day} people in a day, at most {budget.per_day}")
     theft.must(in_hour > 0, "the thief opened nobody: this attack does not work")
     theft.note(
-        f"{thief.requests:,} requests within {hours} hours, in batches and singly, before and after the edges of windows, "
-        f"{thief.refused:,} refused; a keeper killed and started again every few hours",
-        requests=thief.requests, refused=thief.refused, in_any_hour=in_hour, in_any_day=in_day, in_all=len(thief.opened),
-        budget_hour=budget.per_hour, budget_day=budget.per_day,
+        f"{thief.requests:,} requests within {hours} hours, in batches and singly, before and after the edges of "
+        f"windows, {thief.refused:,} refused; a keeper killed and started again every few hours",
+        requests=thief.requests, refused=thief.refused, in_any_hour=in_hour, in_any_day=in_day,
+        in_all=len(thief.opened), budget_hour=budget.per_hour, budget_day=budget.per_day,
     )  # fmt: skip
     await _check_logs(scene, cast, thief, theft)
     theft.close()

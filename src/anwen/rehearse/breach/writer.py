@@ -79,7 +79,7 @@ async def _put_body(session: Session, purpose: str, cells: Sequence[Cell]) -> by
     """Return a put that names stored rows."""
     epoch, generation = await session.current(purpose)
     place = {record: i for i, record in enumerate(dict.fromkeys(c.record for c in cells))}
-    firsts = list({c.record: c for c in reversed(cells)}[record] for record in place)
+    firsts = list({c.record: c for c in cells}.values())  # in the order of `place`
     records: wire.Table = {
         "collection": np.array([c.collection.id for c in firsts]), "subject": stack([c.subject for c in firsts], 16),
         "record": stack(list(place), 16), "version": np.array([c.version for c in firsts]),
@@ -126,8 +126,10 @@ def _other_ways(session: Session, cells: Sequence[Cell]) -> Iterator[tuple[str, 
     """Yield requests for a stored row under operations that a writer has no right to."""
     cell, salt = cells[0], session.random(wire.SALT_BYTES)
     record: wire.Table = {
-        "collection": np.array([cell.collection.id]), "subject": stack([cell.subject], 16), "record": stack([cell.record], 16),
-    }  # fmt: skip
+        "collection": np.array([cell.collection.id]),
+        "subject": stack([cell.subject], 16),
+        "record": stack([cell.record], 16),
+    }
     named: wire.Table = {
         "record_row": np.array([0]), "class": np.array([cell.class_id]), "version": np.array([cell.version]),
         "collected_s": np.array([cell.collected_s], np.uint64), "expires_s": np.array([cell.expires_s], np.uint64),

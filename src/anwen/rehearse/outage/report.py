@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from anwen.rehearse import page as parts
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.figures import KINDS, OK, Operation
 from anwen.rehearse.outage.rehearsal import Outcome, Run
@@ -20,12 +21,7 @@ BINS = 240
 SLOWEST_S, FASTEST_S = 2.5, 0.001
 
 STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px;display:block;overflow-x:auto}
-td,th{padding:.2rem .6rem;border-bottom:1px solid #d8dde4;text-align:left;vertical-align:top}
-svg{width:100%;height:auto;background:#fbfcfd;border:1px solid #d8dde4}
-text{font:10px system-ui,sans-serif;fill:#5b6675}
-.bad{color:#b3261e;font-weight:600}.fault{fill:#fbe3c4}.back{fill:#e3edf9}
+.fault{fill:#fbe3c4}.back{fill:#e3edf9}
 .ok{fill:#5f9e6e}.error{fill:#c62828}.worst{stroke:#8a4fbf;fill:none}.half{stroke:#1f6fb2;fill:none}
 """
 
@@ -57,7 +53,6 @@ def _ms(seconds: float) -> int:
 def page(outcome: Outcome) -> str:
     """Return the page (HTML)."""
     s = outcome.settings
-    broken = "".join(f"<li class=bad>{escape(b)}</li>" for b in outcome.broken) or "<li>every bound holds</li>"
     notes = [
         f"Store: {s.store}. Seed {s.seed}. {outcome.machine}.",
         f"Load: three clients, each starts a write, a read and a find every {s.every_s * 1000:g} ms.",
@@ -66,22 +61,13 @@ def page(outcome: Outcome) -> str:
         *(f"Repeated: {what}." for what in outcome.void),
         *([f"Broken on purpose: {s.broken}."] if s.broken else []),
     ]
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Outage rehearsal</title>"
-        f"<style>{STYLE}</style><h1>Outage rehearsal</h1>{''.join(f'<p>{escape(n)}</p>' for n in notes)}"
-        f"<h2>Bounds</h2><ul>{broken}</ul><h2>Runs</h2>{_table(list(rows(outcome)))}"
-        "<p>Times in milliseconds unless they say otherwise. In the drawings: successes and errors, below them median "
-        "and worst time from planned start to end; the fault on orange, the return on blue.</p>"
-        f"{''.join(map(_section, outcome.runs))}</html>\n"
+    explained = (
+        "Times in milliseconds unless they say otherwise. In the drawings: successes and errors, below them median and "
+        "worst time from planned start to end; the fault on orange, the return on blue."
     )
-
-
-def _table(items: Sequence[dict[str, object]]) -> str:
-    if not items:
-        return ""
-    head = "".join(f"<th>{escape(name)}" for name in items[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}" for v in item.values()) for item in items)
-    return f"<table><tr>{head}{body}</table>"
+    runs = f"<h2>Runs</h2>{parts.table(list(rows(outcome)))}{parts.paragraphs([explained])}"
+    body = parts.paragraphs(notes) + parts.bounds(outcome.broken) + runs + "".join(map(_section, outcome.runs))
+    return parts.page("Outage rehearsal", STYLE, body)
 
 
 def _section(run: Run) -> str:
@@ -107,17 +93,17 @@ def _drawing(run: Run) -> str:
 
     shades = (("fault", at.fault, at.restore), ("back", at.restore, at.whole))
     height = COUNTS + DELAYS
-    parts = [
+    drawn = [
         f'<rect class={name} x="{x(a):.1f}" width="{x(b) - x(a):.1f}" height="{height}"/>' for name, a, b in shades
     ]
-    parts += _bars(bins)
-    parts += [_line("worst", (max((o.ended - o.planned for o in b), default=None) for b in bins))]
-    parts += [_line("half", (_median([o.ended - o.planned for o in b]) for b in bins))]
-    parts += [
+    drawn += _bars(bins)
+    drawn += [_line("worst", (max((o.ended - o.planned for o in b), default=None) for b in bins))]
+    drawn += [_line("half", (_median([o.ended - o.planned for o in b]) for b in bins))]
+    drawn += [
         f'<text x="2" y="{_y(s):.0f}">{label}</text>' for s, label in ((2, "2 s"), (0.1, "100 ms"), (0.01, "10 ms"))
     ]
-    parts += [f'<text x="{x(at.begin + t):.0f}" y="{height - 2}">{t} s</text>' for t in range(10, int(span), 10)]
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img>{"".join(parts)}</svg>'
+    drawn += [f'<text x="{x(at.begin + t):.0f}" y="{height - 2}">{t} s</text>' for t in range(10, int(span), 10)]
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img>{"".join(drawn)}</svg>'
 
 
 def _bars(bins: Sequence[Sequence[Operation]]) -> Iterator[str]:

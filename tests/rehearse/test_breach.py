@@ -1,0 +1,117 @@
+"""`anwen rehearse breach` on a real vault: every bound holds, every defence that is switched off is missed, nothing stays.
+
+Most breaks are deep: each is a vault of its own.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anwen import vault_folder
+from anwen.cli.failures import FAILED, OK, REQUEST
+from anwen.rehearse.breach.breaks import BREAKS
+from anwen.rehearse.breach.rehearsal import THEFTS
+from anwen.rehearse.breach.thief import most_in_window
+
+ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
+TIMEOUT_S = 900
+IN_CI = ("budget", "plaintext", "replay")
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="reads the memory of other processes")
+
+
+@pytest.fixture
+def breach(tmp_path):
+    """Runs the command; returns exit code, figures, page and what it said. Nothing may be left when it has ended."""
+
+    def call(*arguments):
+        files = tmp_path / "out.json", tmp_path / "out.html"
+        command = [*ANWEN, "rehearse", "breach", "--quick", *arguments]
+        done = subprocess.run(
+            [*command, "--figures", str(files[0]), "--report", str(files[1])], env=os.environ | {"TMPDIR": str(tmp_path)},
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        assert not list(tmp_path.glob("anwen-breach-*")), said
+        assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if f"{tmp_path}/anwen-breach".encode() in read(p)]
+        figures = json.loads(files[0].read_text()) if files[0].exists() else {}
+        return done.returncode, figures, files[1].read_text() if files[1].exists() else "", said
+
+    return call
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # gone
+
+
+def theft(figures, name):
+    return next(t for t in figures["thefts"] if t["name"] == name)
+
+
+@ROOT
+def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_it(breach):
+    code, found, page, said = breach("--people", "700")
+    assert code == OK, said
+    assert found["broken"] == []
+    assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in THEFTS]
+    assert {t["name"]: t["people"] for t in found["thefts"] if t["people"]} == {
+        "key": 150, "key and keeper": 200, "2 keepers": found["people"] + 20,
+    }  # fmt: skip
+    assert theft(found, "key")["figures"]["unlogged"] == 0
+    assert theft(found, "nobody")["figures"]["answers"] == 1
+    assert theft(found, "nobody")["figures"]["requests"] > 4_000
+    assert theft(found, "dump")["figures"]["values_looked_for"] > 2_000
+    assert "<script" not in page
+    assert "http" not in page.replace("http://localhost", "")
+
+
+def seen(breach, name):
+    code, found, page, said = breach("--people", "400", "--break", name)
+    assert code == FAILED, said
+    assert [t["name"] for t in found["thefts"]] == [BREAKS[name].seen_by]
+    assert found["broken"]
+    assert "Broken on purpose" in page
+
+
+@ROOT
+@pytest.mark.parametrize("name", IN_CI)
+def test_a_defence_that_is_switched_off_is_missed(breach, name):
+    seen(breach, name)
+
+
+@ROOT
+@pytest.mark.deep
+@pytest.mark.parametrize("name", sorted(BREAKS.keys() - set(IN_CI)))
+def test_every_other_defence_that_is_switched_off_is_missed(breach, name):
+    seen(breach, name)
+
+
+def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
+    folder = vault_folder.create(tmp_path / "v", "police").path
+    code, _, _, said = breach("--vault", str(folder), "--theft", "officer")
+    assert code == REQUEST, said  # nobody is in it
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    with folder.joinpath("run.lock").open("ab") as held:
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, _, _, said = breach("--vault", str(folder), "--theft", "officer")
+    assert code == REQUEST
+    assert "running already" in said
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("times", "width", "most"),
+    [([], 10, 0), ([5], 10, 1), ([0, 9.9], 10, 2), ([0, 10], 10, 1), ([0, 4, 8, 12, 30, 31], 9, 3), ([3, 1, 2], 1, 1)],
+)
+def test_the_most_in_any_window_is_found_wherever_it_begins(times, width, most):
+    assert most_in_window(times, width) == most
