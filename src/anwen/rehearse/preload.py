@@ -13,23 +13,33 @@ CLOCK = """
 import time
 true, seen = time.time, [0.0, 0.0]
 
-def shifted():
+def ahead():
     now = time.monotonic()
     if now - seen[0] > {reread_s}:
         with open({file!r}) as file:
             seen[:] = now, float(file.read() or 0)
-    return true() + seen[1]
+    return seen[1]
 
-time.time = shifted
+time.time = lambda: true() + ahead()
 """
-"""Another wall clock, so many seconds ahead as a file says; monotonic time stays true."""
+"""Another wall clock, so many seconds ahead as a file says; monotonic time and time since boot stay true."""
+
+PASSES = """
+true_gettime = time.clock_gettime
+time.clock_gettime = lambda clock: true_gettime(clock) + ahead() * (clock == time.CLOCK_BOOTTIME)
+"""
+"""Added to it, time has passed for the whole machine, as if it had slept; without, somebody has set its clock."""
 
 
-def clock(file: Path, reread_s: float = 0.1) -> str:
-    """Return code that puts a process on the clock that `file` sets, made here if it is not there."""
+def clock(file: Path, reread_s: float = 0.1, *, passes: bool = False) -> str:
+    """Return code that puts a process on the clock that `file` sets, made here if it is not there.
+
+    Args:
+        passes: the time since boot goes with it.
+    """
     if not file.exists():
         file.write_text("+0")
-    return CLOCK.format(file=str(file), reread_s=reread_s)
+    return CLOCK.format(file=str(file), reread_s=reread_s) + PASSES * passes
 
 
 def prefix(folder: Path, code: str) -> list[str]:

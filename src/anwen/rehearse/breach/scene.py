@@ -74,7 +74,7 @@ class Scene:
     async def start_one(self, part: str, name: str) -> None:
         """Start one process, with the attacker's code in it if it is his. Raises UnavailableError."""
         assert self._running is not None
-        code = [preload.clock(self._clock, REREAD_S), self._extra.get(f"{part} {name}", "")]
+        code = [preload.clock(self._clock, REREAD_S, passes=True), self._extra.get(f"{part} {name}", "")]
         if name == STOLEN:
             code.append(tap.code(part, self.outside))
         prefix = preload.prefix(self.outside / f"{part}-{name}", "\n".join(code))
