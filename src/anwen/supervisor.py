@@ -154,9 +154,9 @@ async def hold_ceremonies(keeper: Path) -> Policy:
     """
     identity = read_identity(keeper)
     policy = policy_chain.verify_chain(read_policy_documents(keeper), identity.root)
-    peers = Peers(policy, identity, CEREMONY_S)
+    peers = Peers(identity, lambda: policy, CEREMONY_S)
     try:
-        await ceremonies(peers.calls)
+        await ceremonies(peers)
     finally:
         await peers.aclose()
     return policy

@@ -118,7 +118,8 @@ class Rig:
         self.keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("alice", "bob", "eve", "officer")}
         self.ids = [chr(ord("a") + i) for i in range(self.count)]
         self.disks = {i: QuickDisk() for i in self.ids}
-        self.clocks = dict.fromkeys(self.ids, self.clock)
+        self.clocks = dict.fromkeys(self.ids, self.clock)  # on the wall: whoever sets one leaves the time as it is
+        self.boots = dict.fromkeys(self.ids, self.clock)
         self.keepers, self.down, self.spy = {}, set(), []
         identities = {}
         for i in self.ids:
@@ -189,7 +190,7 @@ class Rig:
     def open(self, keeper):
         peers = {i: self.call(i) for i in self.ids if i != keeper}
         self.keepers[keeper] = Keeper.open(
-            self.path(keeper), clock=self.clocks[keeper], peers=peers, disk=self.disks[keeper]
+            self.path(keeper), clock=self.clocks[keeper], boot=self.boots[keeper], peers=peers, disk=self.disks[keeper]
         )
         return self.keepers[keeper]
 

@@ -19,9 +19,9 @@ from anwen.keeper.log import Log
 DAY = "2024-05-06"
 
 
-def opened(path, disk=None, since="", seen=None):
+def opened(path, disk=None, days=365, seen=None):
     log = Log(path, disk or Disk())
-    log.recover(since, seen.append if seen is not None else lambda _: None)
+    log.recover(days, seen.append if seen is not None else lambda _: None)
     return log
 
 
@@ -55,9 +55,9 @@ async def test_entries_come_back_in_order_over_days(tmp_path):
     assert [p.name for p in sorted(tmp_path.glob("*-*.log"))] == [
         "000000000000-2024-05-06.log", "000000000300-2024-05-07.log", "000000000305-2024-06-01.log",
     ]  # fmt: skip
-    for since, visited in (("", 310), ("2024-05-07", 10), ("2024-06-01", 5), ("2025-01-01", 5)):
+    for days, visited in ((365, 310), (27, 310), (26, 10), (25, 5), (2, 5), (1, 5)):
         seen = []
-        log = opened(tmp_path, since=since, seen=seen)
+        log = opened(tmp_path, days=days, seen=seen)
         assert len(seen) == visited
         assert indexes(log) == [(i, i) for i in range(310)]
         assert log.leaves.root() == root == merkle.root([merkle.leaf_hash(entry(i)) for i in range(310)])
@@ -133,7 +133,7 @@ async def test_damage_in_an_older_day_is_found_when_it_is_read(tmp_path):
     data = bytearray(older.read_bytes())
     data[-1] ^= 1
     older.write_bytes(data)
-    log = opened(tmp_path, since="2024-05-08")
+    log = opened(tmp_path, days=2)
     with pytest.raises(StorageError):
         log.read(0, 10)
     await log.close()
@@ -159,7 +159,7 @@ async def test_leaves_are_rebuilt_where_they_are_short(tmp_path, keep):
     await log.close()
     path = tmp_path / "leaves"
     path.write_bytes(path.read_bytes()[:keep])
-    log = opened(tmp_path, since="2030-01-01")
+    log = opened(tmp_path, days=1)
     assert log.leaves.root() == root
     assert indexes(log) == [(i, i) for i in range(10)]
     await log.close()
@@ -188,7 +188,7 @@ async def test_lasting_entries_are_found_again_from_any_age(tmp_path):
             (tmp_path / "lasting").write_bytes(content)
             (tmp_path / "leaves").write_bytes(b"")
         seen = []
-        await opened(tmp_path, since="2024-06-30", seen=seen).close()
+        await opened(tmp_path, days=2, seen=seen).close()
         assert 3 in [f.index for f in seen]
         assert (tmp_path / "lasting").read_bytes() == (3).to_bytes(8)
 

@@ -17,7 +17,8 @@ from keeper_rig import VAULT, Clock, People, Rig, plain
 
 from anwen import supervisor
 from anwen.errors import AnwenError, GrantError, StorageError, UnavailableError
-from anwen.formats import answer, policy_chain
+from anwen.formats import answer, checkpoint, policy_chain
+from anwen.formats.checkpoint import log_origin as origin
 from anwen.keeper.app import check_swap
 from anwen.keeper.ceremony import STEPS
 from anwen.keeper.folder import read_identity
@@ -181,6 +182,37 @@ async def test_a_process_with_an_older_log_ends(vault, tmp_path):
     assert process.returncode == 2
     assert out == b""
     assert b"rollback" in err
+
+
+async def test_a_peers_new_key_is_trusted_as_soon_as_the_policy_says_so_and_the_old_one_no_more(vault):
+    """A keeper whose TLS key was stolen gets another one, at another address; the others go on running."""
+    await up(vault)
+    key, certificate = make_certificate("keeper-c")
+    address = {"address": f"127.0.0.1:{free_port()}", "peer_address": f"127.0.0.1:{free_port()}"}
+    moved = replace(vault.policy.keepers["c"], tls_pin=pin_of_pem(certificate), **address)
+    signed = vault.sign(vault.next_policy(keepers=vault.policy.keepers | {"c": moved}))
+    for i in vault.ids:
+        await vault.pools[i].post("/v1/policy", None, signed, 10)
+    cosigned = origin(VAULT, "c"), vault.policy.keepers["c"].identity
+    checkpoint_of_a = vault.path("a") / "log" / "checkpoint"
+
+    async def cosigned_by_c(asked):
+        async with asyncio.timeout(20):
+            while True:
+                await vault.ask("open", today(People(1)).open(bytes(20)), ["a"])
+                await asyncio.sleep(0.5)
+                note = checkpoint_of_a.read_text()
+                if bool(checkpoint.cosignatures(note, dict([cosigned]))) == asked:
+                    return
+
+    await cosigned_by_c(asked=False)  # c still runs where it was, with the key that is no longer its own
+    vault.running["c"].terminate()
+    await vault.running["c"].communicate()
+    (vault.path("c") / "tls.key").write_bytes(key)
+    (vault.path("c") / "tls.crt").write_bytes(certificate)
+    vault.policy = replace(vault.policy, keepers=vault.policy.keepers | {"c": moved})
+    await vault.spawn("c")
+    await cosigned_by_c(asked=True)
 
 
 async def test_alone_it_waits_for_a_peer_and_stops_when_told(vault):

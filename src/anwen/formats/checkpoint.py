@@ -28,6 +28,7 @@ MAX_SIGNATURES = 64
 MAX_NOTE_CHARS = 2**19
 _LOG, _COSIGNER = 1, 4  # signature types
 _SIGNATURE_BYTES = 64
+_CONTROL = re.compile("[\x00-\x1f\ud800-\udfff]")  # with the halves of characters, which are no UTF-8
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -133,7 +134,7 @@ def cosignatures(note: str, witnesses: Mapping[str, bytes]) -> dict[str, int]:
 
 
 def _has_control(text: str) -> bool:
-    return any(character < " " or "\ud800" <= character <= "\udfff" for character in text)  # JSON brings surrogates
+    return _CONTROL.search(text) is not None
 
 
 def _check_name(name: str) -> None:

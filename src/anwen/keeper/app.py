@@ -27,7 +27,7 @@ from anwen.errors import AnwenError, GrantError, QuorumError, RollbackError, Sto
 from anwen.keeper import statement
 from anwen.keeper.ceremony import STEPS
 from anwen.keeper.metrics import metrics_of
-from anwen.keeper.peers import PeerCall, Peers
+from anwen.keeper.peers import Peers
 from anwen.keeper.service import Keeper
 from anwen.model import Policy
 from anwen.net import logs, metrics
@@ -76,11 +76,9 @@ async def run(folder: Path, *, locked: bool) -> None:
     Raises:
         AnwenError: it cannot start, or finds that its state was rolled back.
     """
-    calls: dict[str, PeerCall] = {}
-    keeper = Keeper.open(folder, peers=calls)
+    keeper = Keeper.open(folder, peers={})
+    keeper.witnessed.peers = Peers(keeper.identity, lambda: keeper.policy)
     check_swap(keeper.policy, locked=locked, swaps=_read_swaps())
-    calls |= Peers(keeper.policy, keeper.identity).calls
-    del calls[keeper.identity.keeper]
     mine = keeper.policy.keepers[keeper.identity.keeper]
     tls = server_context(folder / "tls.crt", folder / "tls.key")
     stop = asyncio.Event()

@@ -81,7 +81,7 @@ class Ceremony:
         """
         if step not in STEPS:
             raise MalformedError(f"no step {step} in a ceremony")
-        request = statement.read_request(body, "series", "number", *STEPS[step])
+        request = statement.read_object(body, "series", "number", *STEPS[step])
         series, number = _series_of(request)
         if step == "state":
             return self.state(series, number, opened.get((series, number)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import datetime as dt
 import json
 import logging
 import os
@@ -132,18 +133,27 @@ class Log:
         """Entries that are durable."""
         return self.leaves.size
 
+    @property
+    def _last_day(self) -> str:
+        return self._files[-1].stem[13:] if self._files else ""
+
     # --- on start --------------------------------------------------------------------------------------------------
 
-    def recover(self, since_day: str, visit: Callable[[Frame], None]) -> None:
-        """Check the end of the log, cut a torn tail, and visit each frame from `since_day` on, and the lasting ones.
+    def recover(self, days: int, visit: Callable[[Frame], None]) -> None:
+        """Check the end of the log, cut a torn tail, and visit the frames of its last days, and the lasting ones.
+
+        Args:
+            days: up to that of the last entry, whatever a clock says.
 
         Raises:
             StorageError: a frame, leaf or list does not fit the others, with the place.
         """
         self._read_lasting()
         first_missing = bisect_right(self._files, self.leaves.size, key=_first) - 1
-        start = min([i for i, f in enumerate(self._files) if f.stem[13:] >= since_day], default=len(self._files) - 1)
-        start = max(0, min(start, first_missing, len(self._files) - 1))
+        last = dt.date.fromisoformat(self._last_day or "1970-01-01")
+        since_day = (last - dt.timedelta(days - 1)).isoformat()
+        start = next((i for i, f in enumerate(self._files) if f.stem[13:] >= since_day), 0)
+        start = max(0, min(start, first_missing))
         begin = _first(self._files[start]) if self._files else 0
         if begin > self.leaves.size or (self._files and _first(self._files[0]) != 0):
             raise StorageError(f"log: day files before entry {begin} are missing")
@@ -284,7 +294,7 @@ class Log:
         at = 0
         while at < len(batch):
             day = batch[at].day
-            if not self._files or self._files[-1].stem[13:] != day:
+            if self._last_day != day:
                 self._begin_file(day, index + at)
             frames = []
             start = end = self._end

@@ -27,8 +27,6 @@ def metrics_of(keeper: Keeper) -> Metrics:
     found.gauge("anwen_cosigned_age_seconds", "Since a peer cosigned the log.", lambda: time.time() - cosigned()[1])
     found.gauge("anwen_epoch", "Number of the record keys in use.", lambda: keeper.number("record"))
     found.gauge("anwen_generation", "Number of the index keys in use.", lambda: keeper.number("index"))
-    found.gauge(
-        "anwen_clock_offset_seconds", "Median of peers' clocks, ahead of ours.", lambda: keeper.witnessed.clock_offset_s
-    )
+    found.gauge("anwen_clock_offset_seconds", "Median of peers' clocks, ahead of ours.", lambda: keeper.clocks.offset_s)
     found.follow_policy(lambda: keeper.policy.version, lambda: keeper.policy.expires_s)
     return found

@@ -33,6 +33,7 @@ from anwen.formats import answer, policy_chain, wire
 from anwen.keeper import folder as files
 from anwen.keeper import reading, requests
 from anwen.keeper.ceremony import Ceremony
+from anwen.keeper.clocks import Clocks, since_boot
 from anwen.keeper.folder import Disk, Identity, KeyFile
 from anwen.keeper.log import LASTING, Log
 from anwen.keeper.peers import PeerCall
@@ -43,7 +44,6 @@ from anwen.keeper.state import COUNTERS, Charges, State
 from anwen.keeper.witness import Witness, Witnessed
 from anwen.model import Policy
 
-CLOCK_TOLERANCE_S = 30
 MAX_WAITING = 1024
 _REFUSALS_LOGGED_PER_S = 16
 _KINDS = {counter: kind for kind, counter in COUNTERS.items()}
@@ -60,18 +60,18 @@ class Keeper:
         identity: Identity,
         policy: Policy,
         *,
-        clock: Callable[[], float],
+        clocks: Clocks,
         peers: Mapping[str, PeerCall],
         disk: Disk,
         random: Callable[[int], bytes],
     ) -> None:
-        self._folder, self._disk, self._clock, self._random = folder, disk, clock, random
+        self._folder, self._disk, self.clocks, self._random = folder, disk, clocks, random
         self.identity, self.policy = identity, policy
         self._months = MonthKeys(folder / "log" / "months", disk, random)
         self._state, self.log = State(policy, self._months), Log(folder / "log", disk)
         self._ceremony = Ceremony(identity, folder, disk, random)
-        self._witness = Witness(identity, folder / "seen", disk, clock)
-        self.witnessed = Witnessed(identity, self.log, peers, clock)
+        self._witness = Witness(identity, folder / "seen", disk, clocks.wall)
+        self.witnessed = Witnessed(identity, self.log, peers, clocks)
         self._shares = Shares(folder, self._state)
         self._public_keys = functools.lru_cache(4096)(grants.load_public_key)
         self._audience = grants.keeper_audience(policy.vault, identity.keeper)
@@ -86,6 +86,7 @@ class Keeper:
         folder: Path,
         *,
         clock: Callable[[], float] = time.time,
+        boot: Callable[[], float] = since_boot,
         peers: Mapping[str, PeerCall],
         disk: Disk | None = None,
         random: Callable[[int], bytes] = os.urandom,
@@ -99,21 +100,19 @@ class Keeper:
         identity = files.read_identity(folder)
         policy = policy_chain.verify_chain(files.read_policy_documents(folder), identity.root)
         _check_names(policy, identity)
-        keeper = cls(folder, identity, policy, clock=clock, peers=peers, disk=disk or Disk(), random=random)
+        clocks = Clocks(clock, boot)
+        keeper = cls(folder, identity, policy, clocks=clocks, peers=peers, disk=disk or Disk(), random=random)
         keeper._recover()
         return keeper
 
     def _recover(self) -> None:
-        since = dt.datetime.fromtimestamp(self._clock(), dt.UTC) - dt.timedelta(days=1, minutes=1)
-        self.log.recover(since.strftime("%Y-%m-%d"), self._state.replay)
+        # Windows are a day long, and nothing is served before the clock has reached the last entry.
+        self.log.recover(2, self._state.replay)
         if self._state.policy_version > self.policy.version:
             raise RollbackError(f"policy {self.policy.version}; the log has {self._state.policy_version}")
         for (series, number), transcript in self._state.opened.items():
             self._shares.load(series, number, transcript)
-        path = self._folder / "log" / "checkpoint"
-        if path.exists():
-            self.witnessed.note = path.read_text("utf-8", "replace")
-            self.witnessed.check(self.witnessed.note)
+        self.witnessed.recover(self._folder / "log" / "checkpoint")
 
     async def start(self) -> None:
         """Ask the peers what they have seen of this log, then serve.
@@ -177,15 +176,7 @@ class Keeper:
             raise StorageError("the log cannot be written; nothing is answered any more")
 
     def _now_ms(self) -> int:
-        """Return the time, never before the last own entry."""
-        return max(int(self._clock() * 1000), self._state.last_ms)
-
-    def _clock_fault(self) -> str | None:
-        behind = self._state.last_ms / 1000 - self._clock()
-        if behind > CLOCK_TOLERANCE_S:
-            return f"{behind:.0f} s behind the last entry of its log"
-        offset = self.witnessed.clock_offset_s
-        return f"{abs(offset):.0f} s from its peers'" if abs(offset) > CLOCK_TOLERANCE_S else None
+        return self.clocks.now_ms(self._state.last_ms)
 
     def _authenticate(self, token: str, request: bytes) -> grants.Grant:
         """Return the claims of a valid grant; cheap checks first, so that garbage costs no signature check."""
@@ -193,7 +184,7 @@ class Keeper:
         principal = self.policy.principals.get(parts[0].issuer)
         if principal is None:
             raise GrantError(grants.WORDING)
-        fault = self._clock_fault()
+        fault = self.clocks.fault(self._state.last_ms)
         if fault is None:
             grants.check(parts[0], self._audience, self._now_ms() / 1000, request)
         grants.verify(parts, self._public_keys(principal.public_key))
@@ -224,7 +215,7 @@ class Keeper:
         grant, month = ask.grant, _day(t_ms)[:7]
         self._months.ensure(month)
         blocks = [*self._charge_blocks(work, month), *work.blocks]
-        self._state.ledger.reserve(grant.issuer, work.charges, ask.now_s)
+        self._state.ledger.reserve(grant.issuer, work.charges, self.clocks.window_s())
         root = work.root.hex() if work.root != requests.NO_ROOT else ""
         about = {
             "iss": grant.issuer, "purpose": grant.purpose, **work.about, "jti": grant.jti.hex(),
@@ -346,8 +337,8 @@ class Keeper:
                 await asyncio.to_thread(self._disk.replace, self._folder / "log" / "checkpoint", note.encode())
             except OSError as error:
                 raise StorageError("the checkpoint cannot be kept") from error
-            if self._clock_fault() is None:  # a clock far ahead would free what is still in its window
-                self._state.ledger.forget(self._now_ms() / 1000)
+            if self.clocks.fault(self._state.last_ms) is None:
+                self._state.ledger.forget(self.clocks.window_s())
             # A crash before: the older checkpoint, with fewer entries under it; the log is not touched.
             return note
 

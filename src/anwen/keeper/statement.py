@@ -72,12 +72,12 @@ def verify_all(policy: Policy, texts: list[object], kind: str, **expected: objec
     return {k: verify(policy, text, kind, k, **expected) for k, text in zip(policy.keepers, texts, strict=True)}
 
 
-def read_request(body: bytes, *members: str) -> dict[str, Any]:
-    """Return a peer request: a JSON object of exactly these members. Raises MalformedError."""
+def read_object(body: bytes, *members: str) -> dict[str, Any]:
+    """Return what a peer sent: a JSON object of exactly these members. Raises MalformedError."""
     try:
-        request = json.loads(body)
+        said = json.loads(body)
     except (ValueError, RecursionError):
-        request = None
-    if not isinstance(request, dict) or set(request) != set(members):
+        said = None
+    if not isinstance(said, dict) or set(said) != set(members):
         raise MalformedError(f"expected a JSON object of {sorted(members)}")
-    return request
+    return said
