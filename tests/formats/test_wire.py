@@ -166,8 +166,8 @@ def test_a_column_takes_what_fits_in_any_dtype():
         ("index", SALT, {"generation": 2**32}),
         ("index", SALT, {"generation": b"\0\0\0\1"}),
         ("index", SALT, {"generation": 1, "epoch": 1}),
-        ("audit", SALT, {"subject": b"s" * 15, "since_s": 0}),
-        ("audit", SALT, {"subject": 5, "since_s": 0}),
+        ("audit", SALT, {"subject": b"s" * 15, "since_s": 0, "start": 0}),
+        ("audit", SALT, {"subject": 5, "since_s": 0, "start": 0}),
         ("state", SALT, None, {"records": {}}),
         ("state", SALT, None, None, {"sealed": []}),
         ("index", SALT, {"generation": 1}, {"tokens": {"token": np.zeros((1, 32), np.uint8)}}),
@@ -200,7 +200,7 @@ def test_roots_cover_the_tables_as_sent(random):
 
 
 def test_scalars_by_kind():
-    message = wire.decode(wire.encode("audit", SALT, {"subject": b"s" * 16, "since_s": 7}), "audit")
+    message = wire.decode(wire.encode("audit", SALT, {"subject": b"s" * 16, "since_s": 7, "start": 5}), "audit")
     assert message.opaque("subject") == b"s" * 16
     assert message.number("since_s") == 7
     with pytest.raises(AssertionError):

@@ -94,7 +94,7 @@ async def test_a_bad_request_is_refused_by_name_and_charges_nothing(rig, op, bod
         await keeper.handle(op, rig.grant(body, "a"), body)
     assert type(refused.value) is error
     await keeper.log.commit(keeper.log.next - 1)
-    last = json.loads(keeper.log.read(keeper.log.size - 1, 1)[0].entry)
+    last = json.loads(keeper.log.read(keeper.log.size - 1, 1)[0])
     assert (last["op"], last["of"], last["code"]) == ("refused", op, error.code)
     assert not keeper._state.ledger._windows
 

@@ -67,7 +67,7 @@ async def test_receipts_name_what_was_asked_and_cover_the_rows(rig):
         assert header.root == wire.put_root(people.records, people.cells)
         assert (header.op, header.keeper, header.epoch, header.generation) == ("put", keeper, 1, 1)
         assert (header.policy_version, header.time_ms) == (1, START_S * 1000)
-        entry = json.loads(rig.keepers[keeper].log.read(header.entry, 1)[0].entry)
+        entry = json.loads(rig.keepers[keeper].log.read(header.entry, 1)[0])
         assert entry["root"] == header.root.hex()
         assert entry["classes"] == {f"{PERSON}.{NAME_CLASS}": 2, f"{PERSON}.{NAME_MASK}": 2}
         assert (entry["subjects"], entry["rows"], entry["tokens"]) == (2, 2, 2)
@@ -327,13 +327,13 @@ async def test_who_has_seen_a_person(rig):
     await rig.ask("open", seen.open(bytes(20), classes=(NAME_MASK,)), who="bob", purpose="look")
     await rig.ask("delete", seen.delete())
     for since, ops in ((0, ["put", "open", "delete"]), (START_S + 1, ["open", "delete"])):
-        body = plain("audit", subject=seen.subject[0].tobytes(), since_s=since)
+        body = plain("audit", subject=seen.subject[0].tobytes(), since_s=since, start=0)
         got = wire.decode(await rig.keepers["a"].handle("audit", rig.grant(body, "a"), body), "entries")
         entries = [json.loads(e) for e in got.blobs["entries"]]
         assert [e["op"] for e in entries] == ops
         assert [e["iss"] for e in entries][-2:] == ["bob", "alice"]
-        assert entries[-1]["index"] < got.number("size")
-    body = plain("audit", subject=seen.subject[0].tobytes(), since_s=0)
+        assert entries[-1]["index"] < got.number("start") == got.number("size")
+    body = plain("audit", subject=seen.subject[0].tobytes(), since_s=0, start=0)
     with pytest.raises(GrantError):
         await rig.keepers["a"].handle("audit", rig.grant(body, "a", who="bob", purpose="look"), body)
 

@@ -90,7 +90,7 @@ async def test_its_own_checkpoint_shows_a_cut_log(rig):
     await spend(rig)
     await rig.keepers["a"].cosign_now()
     keeper = rig.keepers["a"]
-    offset = keeper.log.read(keeper.log.size - 1, 1)[0].offset
+    offset = next(keeper.log.frames(keeper.log.size - 1)).offset
     await keeper.close()
     path = max((rig.path("a") / "log").glob("*-*.log"))
     path.write_bytes(path.read_bytes()[:offset])

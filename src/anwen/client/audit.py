@@ -13,12 +13,13 @@ from typing import Any
 
 from anwen.client.session import Session
 from anwen.crypto.merkle import Frontier, leaf_hash
-from anwen.errors import AnwenError, ProofError, QuorumError, UnavailableError
+from anwen.errors import AnwenError, ProofError, QuorumError, TooLargeError, UnavailableError
 from anwen.formats import wire
 from anwen.formats.checkpoint import Checkpoint, cosignatures, log_origin, verify_note
 from anwen.model import Policy
 
 PAGE = 4096
+MAX_ABOUT = 64 * PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,15 @@ async def who_has_seen(session: Session, purpose: str, subject: str, since_s: in
 
     Raises: QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in none of these logs.
     """
-    scalars: dict[str, int | bytes] = {"subject": bytes.fromhex(subject), "since_s": since_s}
-    body = wire.encode("audit", session.random(wire.SALT_BYTES), scalars)
     seen: dict[str, Seen] = {}
     answered = 0
     for keeper in session.policy.keepers:
         try:
-            answer = wire.decode(await session.keeper(keeper, "audit", purpose, body), "entries")
+            told = [raw async for raw in about(session, purpose, keeper, bytes.fromhex(subject), since_s)]
         except UnavailableError:
             continue  # what this keeper alone logged opened nobody: t keepers log each opening
         answered += 1
-        for raw in answer.blobs["entries"]:
+        for raw in told:
             jti, one = _seen(session.policy, keeper, raw)
             known = seen.get(jti)
             seen[jti] = replace(one, time_ms=known.time_ms, keepers=(*known.keepers, keeper)) if known else one
@@ -104,6 +103,26 @@ def class_names(policy: Policy, classes: dict[str, int]) -> tuple[str, ...]:
         name = collection.class_name_of(class_id) if collection else None
         names.append(f"{collection.name}.{name}" if collection and name else f"{collection_id}.{class_id}")
     return tuple(sorted(names))
+
+
+async def about(session: Session, purpose: str, keeper: str, subject: bytes, since_s: int) -> AsyncIterator[bytes]:
+    """Yield a keeper's log entries about a person since a time, page by page, each with a member `index`.
+
+    Raises: ProofError: it says that there is more, and gives nothing. TooLargeError: more than `MAX_ABOUT` entries.
+    """
+    at, size = 0, 1
+    for _ in range(MAX_ABOUT // PAGE):
+        scalars: dict[str, int | bytes] = {"subject": subject, "since_s": since_s, "start": at}
+        body = wire.encode("audit", session.random(wire.SALT_BYTES), scalars)
+        answer = wire.decode(await session.keeper(keeper, "audit", purpose, body), "entries")
+        for entry in answer.blobs["entries"]:
+            yield entry
+        before, at, size = at, answer.number("start"), answer.number("size")
+        if at >= size:
+            return
+        if at <= before or not answer.blobs["entries"]:
+            raise ProofError(f"keeper {keeper}: an audit that goes on and does not get on")
+    raise TooLargeError(f"keeper {keeper}: more than {MAX_ABOUT} requests about this person; ask since a later day")
 
 
 async def entries(session: Session, purpose: str, keeper: str, start: int = 0) -> AsyncIterator[tuple[bytes, str]]:

@@ -142,7 +142,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "prehash": Schema(4, (), {"fields": (Column("collection", "u2"), Column("field", "u2"))}),
     "verify": Schema(5, (Column("epoch", _U4),), {"records": OPEN_RECORDS, "cells": OPEN_CELLS}),
     "delete": Schema(6, (), {"records": DELETED}),
-    "audit": Schema(7, (Column("subject", 16), Column("since_s", "u8"))),  # who has seen this person
+    "audit": Schema(7, (Column("subject", 16), Column("since_s", "u8"), Column("start", "u8"))),  # who saw this person
     "log": Schema(8, (Column("start", "u8"), Column("count", _U4))),  # entries and the cosigned checkpoint
     "state": Schema(9),  # epoch, generation, policy version, log size, peers: for clients and doctor
     # keeper -> client: the rest of a log or audit answer (DPRF answers: formats.answer)

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import datetime as dt
+import errno
+import itertools
 import json
 import logging
 import os
@@ -23,7 +26,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from anwen.crypto import merkle
 from anwen.errors import StorageError
@@ -76,7 +79,7 @@ def _frame(write: int, entry: bytes, side: bytes) -> bytes:
 def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[Frame]:
     """Yield the frames of a day file from `offset` on. Raises _BadFrameError at the first bad one."""
     number, day = _first(path) if index is None else index, path.stem[13:]
-    with path.open("rb") as file:
+    with _reading(path) as file:
         if offset and offset >= os.fstat(file.fileno()).st_size:  # as a damaged file of leaves may say
             raise _BadFrameError(number, offset)
         file.seek(offset)
@@ -93,6 +96,15 @@ def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[F
             yield Frame(number, day, offset, write, entry, side)
             offset += len(head) + entry_bytes + side_bytes
             number += 1
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise StorageError(f"log: {path.name} cannot be read ({type(error).__name__})") from error
 
 
 def _first(path: Path) -> int:
@@ -158,7 +170,7 @@ class Log:
         if begin > self.leaves.size or (self._files and _first(self._files[0]) != 0):
             raise StorageError(f"log: day files before entry {begin} are missing")
         for index in [i for i in self.lasting if i < begin]:
-            visit(self.read(index, 1)[0])
+            visit(next(self.frames(index)))
         self._replay(start, begin, visit)
 
     def _read_lasting(self) -> None:
@@ -305,6 +317,8 @@ class Log:
                 lasting += (index + at).to_bytes(8) if waiting.lasting else b""
                 end += len(frames[-1])
                 at += 1
+            if not os.fstat(self._fd).st_nlink:
+                raise OSError(errno.ENOENT, "the day's file was removed")
             self._disk.write(self._fd, b"".join(frames))
             # A crash before the next line leaves a torn end, cut off on start; nothing of it was answered.
             self._disk.sync(self._fd)
@@ -328,16 +342,35 @@ class Log:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def read(self, start: int, count: int) -> list[Frame]:
-        """Return at most `count` durable frames from `start` on. Raises StorageError when one is damaged."""
-        return [frame for frame, _ in zip(self.frames(start), range(count), strict=False)]
+    def read(self, start: int, count: int) -> list[bytes]:
+        """Return at most `count` durable entries from `start` on, without their side data. May run in any thread.
+
+        Raises StorageError when one is damaged.
+        """
+        files, end = self._files, min(start + count, self.size)
+        places = enumerate(self.leaves.records(start, end) if start < end else (), start)
+        found = []
+        for path, group in itertools.groupby(
+            places, lambda place: files[bisect_right(files, place[0], key=_first) - 1]
+        ):
+            with _reading(path) as file:
+                for index, (leaf, offset) in group:
+                    file.seek(offset)
+                    length = int.from_bytes(file.read(_HEAD.size)[4:8])
+                    entry = file.read(min(length, _MAX_PART_BYTES))
+                    if merkle.leaf_hash(entry) != leaf:
+                        raise StorageError(f"log: {path.name} is damaged at byte {offset}, entry {index}")
+                    found.append(entry)
+        return found
 
     def frames(self, start: int, since_day: str = "") -> Iterator[Frame]:
-        """Yield the durable frames from `start` on, skipping the files of days before `since_day`."""
+        """Yield the durable frames from `start` on, skipping the files of days before `since_day`.
+
+        May run in any thread. Raises StorageError when one is damaged.
+        """
         size, files = self.size, self._files
         at = bisect_right(files, start, key=_first) - 1
-        for position in range(max(at, 0), len(files)):
-            path = files[position]
+        for path in files[max(at, 0) :]:
             index = max(start, _first(path))
             if index >= size:
                 return

@@ -38,28 +38,31 @@ CHECKS: Mapping[str, Callable[[Ask], Work]] = {"audit": audit, "log": log}
 
 
 async def read(ask: Ask, entries: Log, months: MonthKeys, checkpoint: str) -> bytes:
-    """Return the entries asked for and the checkpoint, as an `entries` message.
+    """Return the entries asked for and the checkpoint, as an `entries` message; other requests go on meanwhile.
 
-    For `log` each blob is an entry's exact bytes, from `start` on; for `audit` a member `index` is added to each.
+    For `log` each blob is an entry's exact bytes, from `start` on; for `audit` a member `index` is added to each, and
+    `start` says where the search ended: before `size` if there were more than fit.
     """
-    start, size = 0, entries.size
+    start, size = ask.message.number("start"), entries.size
     if ask.op == "log":
-        start = ask.message.number("start")
-        count = min(ask.message.number("count"), max(0, size - start))
-        found = [frame.entry for frame in entries.read(start, count)] if count else []
+        found = await asyncio.to_thread(entries.read, start, ask.message.number("count"))
     else:
-        found = await asyncio.to_thread(_find, ask, entries, months)
+        found, start = await asyncio.to_thread(_find, ask, entries, months)
     scalars = {"start": start, "size": size}
     blobs = {"entries": found, "checkpoint": [checkpoint.encode()]}
     return wire.encode("entries", os.urandom(wire.SALT_BYTES), scalars, {}, blobs)
 
 
-def _find(ask: Ask, entries: Log, months: MonthKeys) -> list[bytes]:
+def _find(ask: Ask, entries: Log, months: MonthKeys) -> tuple[list[bytes], int]:
+    """Return what fits of the entries about a subject, and the index from which the search is to go on."""
     subject, since_s = ask.message.opaque("subject"), ask.message.number("since_s")
     found: list[bytes] = []
     pseudonyms: dict[str, bytes | None] = {}
     first_day = dt.datetime.fromtimestamp(min(since_s, _FAR_S), dt.UTC).date().isoformat()
-    for frame in entries.frames(0, first_day):
+    end = entries.size
+    for frame in entries.frames(ask.message.number("start"), first_day):
+        if len(found) == MAX_ENTRIES:
+            return found, frame.index
         month = frame.day[:7]
         if month not in pseudonyms:
             pseudonyms[month] = months.pseudonyms(month, subject)
@@ -68,4 +71,4 @@ def _find(ask: Ask, entries: Log, months: MonthKeys) -> list[bytes]:
             entry = entry_members(frame.entry)
             if entry["op"] in _SEEING and entry["t"] >= since_s * 1000:
                 found.append(json.dumps({"index": frame.index, **entry}, separators=(",", ":")).encode())
-    return found[-MAX_ENTRIES:]
+    return found, end

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ class MonthKeys:
     def __init__(self, folder: Path, disk: Disk, random: Callable[[int], bytes]) -> None:
         self._folder, self._disk, self._random = folder, disk, random
         self._ciphers: dict[str, tuple[CipherContext, CipherContext]] = {}
+        self._lock = threading.Lock()
 
     def ensure(self, month: str) -> None:
         """Make the month's key if there is none, durably: a crash before leaves no entry of that month either.
@@ -133,10 +135,13 @@ class MonthKeys:
 
     def pseudonyms(self, month: str, handles: bytes) -> bytes | None:
         """Return the pseudonyms of handles, 16 bytes each; None once the month's key is gone."""
-        cipher = self._cipher(month)
-        return None if cipher is None else cipher[0].update(handles)
+        return self._turned(month, handles, 0)
 
     def handles(self, month: str, pseudonyms: bytes) -> bytes | None:
         """Return the handles behind pseudonyms; None once the month's key is gone."""
-        cipher = self._cipher(month)
-        return None if cipher is None else cipher[1].update(pseudonyms)
+        return self._turned(month, pseudonyms, 1)
+
+    def _turned(self, month: str, blocks: bytes, direction: int) -> bytes | None:
+        with self._lock:  # audits run in threads of their own, and a cipher object serves one at a time
+            cipher = self._cipher(month)
+            return None if cipher is None else cipher[direction].update(blocks)
