@@ -129,7 +129,7 @@ def requests_of(rig):
         "put": fresh.put(), "open": people.open(base), "verify": people.open(base, op="verify"),
         "index": people.index(), "delete": People(2).delete(),
         "prehash": wire.encode("prehash", bytes(16), {}, {"fields": fields}),
-        "audit": wire.encode("audit", bytes(16), {"subject": people.subject[0].tobytes(), "since_s": 0}),
+        "audit": wire.encode("audit", bytes(16), {"subject": people.subject[0].tobytes(), "since_s": 0, "start": 0}),
         "log": wire.encode("log", bytes(16), {"start": 0, "count": 5}), "state": wire.encode("state", bytes(16)),
     }  # fmt: skip
     return {op: wire.decode(body, op) for op, body in bodies.items()}

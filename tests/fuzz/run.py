@@ -26,6 +26,7 @@ def inside(target, scratch, seconds):
 
     with atheris.instrument_imports(include=["anwen", "tomllib", "stdnum"], enable_loader_override=False):
         import targets
+    targets.quieten()
     run = targets.TARGETS[target]
     seeds = targets.CORPUS / target
     options = [
@@ -129,6 +130,7 @@ def main():
     if given.target not in targets.TARGETS:
         print(f"no target {given.target}; there are {', '.join(targets.TARGETS)}")
         return 2
+    targets.quieten()
     if given.replay:
         targets.TARGETS[given.target](given.replay.read_bytes())
         return 0

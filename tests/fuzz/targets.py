@@ -26,8 +26,13 @@ CORPUS = HERE / "corpus"
 MODULES = (on_formats, on_files, on_net, on_keepers, on_services, on_clients)
 TARGETS = {name: target for module in MODULES for name, target in module.TARGETS.items()}
 
-for name in ("anwen.client", "anwen.keeper", "anwen.node", "anwen.net"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)  # liars are named by the thousand
+LOGGERS = [logging.getLogger(name) for name in ("anwen.client", "anwen.keeper", "anwen.node", "anwen.net")]
+
+
+def quieten():
+    """Log nothing below a disaster: liars are named by the thousand."""
+    for logger in LOGGERS:
+        logger.setLevel(logging.CRITICAL)
 
 
 def corpus(name):

@@ -116,7 +116,7 @@ def test_a_parser_that_lets_another_error_out_is_found(monkeypatch):
 
     from anwen.formats import problem
 
-    monkeypatch.setattr(problem, "_decode", lambda _status, body: json.loads(body) / 0)
+    monkeypatch.setattr(problem, "_decode", lambda _status, body: len(json.loads(body)) / 0)
     assert found_by("problem_body")
 
 
