@@ -125,13 +125,16 @@ class Rig:
         for i in self.ids:
             self.path(i).mkdir(parents=True)
             identities[i] = make_identity(self.path(i))
-        self.policy = self._policy(identities)
-        self.signed = self.sign(self.policy)
-        for i in self.ids:
             (self.path(i) / "policy").mkdir()
-            (self.path(i) / "policy" / "0001.json").write_bytes(self.signed)
             (self.path(i) / "keeper.json").write_text(json.dumps({"id": i}))
-            root = {"vault": VAULT.hex(), "root": policy_chain.digest(self.policy).hex()}
+        self.begin_with(self._policy(identities))
+
+    def begin_with(self, policy):
+        """Make this the first policy of all; before `start`."""
+        self.policy, self.signed = policy, self.sign(policy)
+        for i in self.ids:
+            (self.path(i) / "policy" / "0001.json").write_bytes(self.signed)
+            root = {"vault": VAULT.hex(), "root": policy_chain.digest(policy).hex()}
             (self.path(i) / "root.json").write_text(json.dumps(root))
 
     def path(self, keeper):

@@ -208,14 +208,7 @@ async def test_a_collections_ceiling_counts_all_principals(tmp_path):
 
     rig = Rig(tmp_path)
     person = replace(rig.policy.collections["person"], limits=budgets(list=4))
-    rig.policy = replace(rig.policy, collections={"person": person})
-    signed = rig.sign(rig.policy)
-    from anwen.formats import policy_chain
-
-    for i in rig.ids:
-        (rig.path(i) / "policy" / "0001.json").write_bytes(signed)
-        root = {"vault": VAULT.hex(), "root": policy_chain.digest(rig.policy).hex()}
-        (rig.path(i) / "root.json").write_text(json.dumps(root))
+    rig.begin_with(replace(rig.policy, collections={"person": person}))
     await rig.start(ceremonies=("record",))
     body = lambda: People(1, classes=(NAME_MASK,)).open(bytes(20))  # noqa: E731
     await rig.ask("open", body(), ["a"])

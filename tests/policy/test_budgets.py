@@ -275,4 +275,5 @@ def test_the_importer_brings_a_million_people_and_two_million_records_in_a_day()
         searches = 1_000_000 * indexed[own.name] + 2_000_000 * (1 + max(indexed[c.name] for c in others))
         for limit in ("per_hour", "per_day"):
             assert getattr(part[Counter.WRITE], limit) >= 1_000_000
+            assert getattr(part[Counter.RECORDS], limit) >= 2 * 3_000_000
             assert getattr(part[Counter.SEARCH], limit) >= searches

@@ -226,6 +226,48 @@ def test_a_budget_that_a_purpose_needs_is_missed(role, counter, what):
     assert any(what in t and f"no budget {counter} is named" in t for t in texts)
 
 
+@pytest.mark.parametrize("purposes", ['["intake"]', '["deletion"]'])
+def test_a_role_that_writes_or_deletes_without_a_budget_of_records_is_not_signed(purposes):
+    """Written before rows were charged: keepers would refuse all that it does, and nobody would know why."""
+    was = 'purposes = ["statistics"]\nbudgets.list = { per_hour = 20_000, per_day = 100_000 }\nbudgets.records'
+    policy = edited((was, f"purposes = {purposes}\nbudgets.write = {{ per_hour = 9, per_day = 9 }}\nbudgets.list"))
+    text = found(policy, "error", "roles.analyst.budgets.records")
+    assert "twice the rows that it writes and deletes" in text
+
+
+def test_many_rows_of_few_people_are_a_warning():
+    was = "budgets.delete = { per_hour = 20, per_day = 100 }"
+    people = ("budgets.open = { per_hour = 50, per_day = 200 }\nbudgets.records = { per_hour = 1_000, per_day = 4_000 }",
+              "budgets.records = { per_hour = 1_000, per_day = 40_000 }")  # fmt: skip
+    policy = edited(people, (was, "budgets.delete = { per_hour = 20, per_day = 100 }"))
+    assert "300 people a day" in found(policy, "warning", "roles.records_officer.budgets.records")
+
+
+def test_honest_use_of_rows_is_one_keepers_part_where_every_keeper_is_asked():
+    text = found(vault_texts.policy(), "note", "roles.importer.budgets.records")
+    assert "cells opened, rows written or deleted" in text
+    assert "Honest use reaches 6,000,000 (6,000,000) with all keepers up, 6,000,000" in text
+    assert "3,750 (18,750) with all keepers up" in found(
+        vault_texts.policy(), "note", "roles.case_worker.budgets.records"
+    )
+
+
+def test_what_a_key_that_only_writes_could_ask():
+    """Each put looks up the values it brings: as many as it has rows, of each indexed field."""
+    only = ('purposes = ["intake", "registration"]', 'purposes = ["intake"]')
+    assert "up to 20,000,000 values an hour" in found(edited(only), "note", "roles.importer")
+    few = ("budgets.records = { per_hour = 12_000_000, per_day", "budgets.records = { per_hour = 1_000, per_day")
+    assert "up to 3,000 values an hour" in found(edited(only, few), "note", "roles.importer")
+    devices = vault_texts.policy("devices")
+    reading = frozenset({devices.collections["reading"].id})  # no field of it is indexed
+    intake = replace(devices.purposes["intake"], write=reading)
+    importer = replace(devices.roles["importer"], purposes=frozenset({"intake"}))
+    nothing = replace(
+        devices, purposes=devices.purposes | {"intake": intake}, roles=devices.roles | {"importer": importer}
+    )
+    assert [f for f in explain(nothing, NOW) if f.path == "roles.importer"] == []
+
+
 def test_import_and_find_in_one_role():
     assert "up to 20,000,000 values a day" in found(vault_texts.policy(), "note", "roles.importer")
     assert "it opens nobody" in found(vault_texts.policy(), "note", "roles.importer")
@@ -249,7 +291,7 @@ def test_collections():
             "budgets.records = { per_hour = 200, per_day = 900_000 }",
         )
     )
-    assert "one handle with very many records" in found(many, "warning", "roles.dpo.budgets.records")
+    assert "one handle with very many" in found(many, "warning", "roles.dpo.budgets.records")
 
 
 def test_errors_come_first():

@@ -25,6 +25,8 @@ SALT_BYTES = 16
 HANDLE_BYTES = 16
 _BLOCK = struct.Struct(">BHIH")
 _KEY_BYTES = 32
+DENIED = struct.Struct(">16s16sI")
+"""A row of `Kind.DENIED`: record id, `denial_digest`, and the version up to which it is denied."""
 
 
 class Kind(enum.IntEnum):
@@ -38,7 +40,7 @@ class Kind(enum.IntEnum):
     DELETE = 6  # pseudonym of a subject charged to Counter.DELETE
     SEEN = 7  # pseudonym of a subject that a request touched without a charge for it
     WRITTEN = 16  # record id 16, tag 16
-    DENIED = 17  # record id 16, `denial_digest` 16
+    DENIED = 17  # `DENIED`
     GRANT = 18  # one row: the grant that carries the denial
     SUBJECT = 19  # `subject_digest` 16 of an erased or restricted subject
 
@@ -91,10 +93,9 @@ def decode(side: bytes) -> Iterator[Block]:
         yield block
 
 
-def denial_digest(collection: int, subject: bytes, record: bytes, version: int) -> bytes:
-    """Return how a deleted row is remembered: bound to all that an opening must state, so no other row is denied."""
-    packed = struct.pack(">H16s16sI", collection, subject, record, version)
-    return hashlib.sha256(b"anwen-denial-1" + packed).digest()[:16]
+def denial_digest(collection: int, subject: bytes, record: bytes) -> bytes:
+    """Return how a deleted record is remembered: bound to all that an opening must state, so no other is denied."""
+    return hashlib.sha256(b"anwen-denial-1" + struct.pack(">H16s16s", collection, subject, record)).digest()[:16]
 
 
 def subject_digest(subject: bytes) -> bytes:

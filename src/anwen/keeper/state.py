@@ -6,12 +6,13 @@ read here and cannot be written over the wire yet.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from anwen.errors import MalformedError, RefusedError, StorageError
 from anwen.keeper.log import LASTING, Frame, entry_members
-from anwen.keeper.side import Block, Kind, MonthKeys, decode, denial_digest, subject_digest
+from anwen.keeper.side import DENIED, Block, Kind, MonthKeys, decode, denial_digest, subject_digest
 from anwen.model import Counter, Policy
 from anwen.policy import budgets
 from anwen.policy.retention import REFUSAL
@@ -46,7 +47,7 @@ class State:
         self.policy_version = 0
         self._numbers: dict[str, int] = {}
         self.opened: dict[tuple[str, int], bytes] = {}  # (series, number) -> transcript of its ceremony
-        self.denied: dict[bytes, set[bytes]] = {}  # record id -> `denial_digest` of each deleted row
+        self.denied: dict[bytes, dict[bytes, int]] = {}  # record id -> `denial_digest` -> deleted up to this version
         self.erased: set[bytes] = set()  # `subject_digest`
         self.restricted: set[tuple[bytes, str]] = set()  # (`subject_digest`, purpose)
         self._spent: set[bytes] = set()
@@ -65,7 +66,7 @@ class State:
             charges = self._charges(blocks, frame.day[:7])
             if charges:
                 self.ledger.replay(entry["iss"], charges, entry["t"] / 1000)
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MalformedError):
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MalformedError, struct.error):
             raise StorageError(f"log: entry {frame.index} does not follow the format") from None
 
     def _charges(self, blocks: Iterable[Block], month: str) -> Charges:
@@ -91,7 +92,9 @@ class State:
             self._spend(_spent_key(entry["iss"], bytes.fromhex(entry["jti"])), entry["exp"])
         if op == "delete":
             for row in (row for b in blocks if b.kind is Kind.DENIED for row in b.values()):
-                self.denied.setdefault(row[:16], set()).add(row[16:])
+                record, digest, version = DENIED.unpack(row)
+                denied = self.denied.setdefault(record, {})
+                denied[digest] = max(version, denied.get(digest, 0))
         elif op in {"restrict", "erase", "lift"}:
             self._deny_subjects(op, entry, [row for b in blocks if b.kind is Kind.SUBJECT for row in b.values()])
         elif op == "ceremony":
@@ -129,8 +132,9 @@ class State:
         """Raise RefusedError if a row (collection, subject, record, version) was deleted; `records` are their ids."""
         if not self.denied or self.denied.keys().isdisjoint(records):
             return
-        for row in rows:
-            if row[2] in self.denied and denial_digest(*row) in self.denied[row[2]]:
+        for collection, subject, record, version in rows:
+            denied = self.denied.get(record)
+            if denied and version <= denied.get(denial_digest(collection, subject, record), 0):
                 raise refused("deleted")
 
     def check_subjects(self, subjects: Iterable[bytes], purpose: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anwen.model import INDEX_CLASS, RENDITION, Budget, Counter, Policy, Purpose, Role
+from anwen.policy.budgets import BY_SUBJECT
 from anwen.policy.effect import ALL_ASKED, effect
 from anwen.policy.finding import Finding, error, note, warning
 
@@ -17,7 +18,7 @@ MANY_RECORDS = 100
 _UNITS = {
     Counter.OPEN: "people opened",
     Counter.LIST: "people listed, masked",
-    Counter.RECORDS: "cells opened",
+    Counter.RECORDS: "cells opened, rows written or deleted",
     Counter.SEARCH: "index look-ups, those of writes included",
     Counter.WRITE: "people written",
     Counter.DELETE: "people of whom records are deleted",
@@ -37,10 +38,13 @@ def role_findings(policy: Policy) -> Iterator[Finding]:
         if role.binding == "session":
             yield _session(policy, role, purposes)
         yield from _needed(policy, role, purposes)
-        yield from _import_and_find(policy, role, purposes)
+        yield from _existence(policy, role, purposes)
+        changes = any(p.write or p.delete for p in purposes)
         for counter, budget in role.budgets.items():
             where = f"{path}.budgets.{counter}"
-            yield from list(too_small(policy, where, budget)) or [_budget(policy, where, counter, budget)]
+            # rows go to every keeper, as the people whose they are
+            asked = Counter.WRITE if counter is Counter.RECORDS and changes else counter
+            yield from list(too_small(policy, where, budget)) or [_budget(policy, where, counter, asked, budget)]
             if holders > 1:
                 together = f"together {holders * budget.per_day:,} a day"
                 yield note(where, f"{holders} principals have this role: {together}")
@@ -55,9 +59,9 @@ def too_small(policy: Policy, path: str, budget: Budget) -> Iterator[Finding]:
         yield error(path, why)
 
 
-def _budget(policy: Policy, path: str, counter: Counter, budget: Budget) -> Finding:
+def _budget(policy: Policy, path: str, counter: Counter, asked: Counter, budget: Budget) -> Finding:
     n, t = len(policy.keepers), policy.threshold
-    hour, day = effect(policy, counter, budget.per_hour), effect(policy, counter, budget.per_day)
+    hour, day = effect(policy, asked, budget.per_hour), effect(policy, asked, budget.per_day)
 
     def both(what: str) -> str:
         return f"{getattr(hour, what):,} ({getattr(day, what):,})"
@@ -68,7 +72,7 @@ def _budget(policy: Policy, path: str, counter: Counter, budget: Budget) -> Find
         f"{_UNITS[counter]} an hour (a day): promised {both('promised')}; each keeper lets {both('keeper')} through. "
         f"A thief of the login reaches {both('thief')}, with {t - 1} of {n} keepers on his side "
         f"{both('thief_with_keepers')}. Honest use reaches {both('honest')} with all keepers up, {down}"
-        + (" (every keeper is asked)" if counter in ALL_ASKED else ""),
+        + (" (every keeper is asked)" if asked in ALL_ASKED else ""),
     )
 
 
@@ -108,13 +112,36 @@ def _needed(policy: Policy, role: Role, purposes: list[Purpose]) -> Iterator[Fin
                     f"roles.{role.name}.budgets",
                     f"purpose {purpose.name} {what}, but no budget {counter} is named, so that is always refused",
                 )
+    if any(p.write or p.delete for p in purposes) and Counter.RECORDS not in role.budgets:
+        yield error(
+            f"roles.{role.name}.budgets.records",
+            "not named, and every row written or deleted counts: name twice the rows that it writes and deletes",
+        )
 
 
-def _import_and_find(policy: Policy, role: Role, purposes: list[Purpose]) -> Iterator[Finding]:
+def _existence(policy: Policy, role: Role, purposes: list[Purpose]) -> Iterator[Finding]:
+    """Yield what a key that writes could learn of who is there: by searches, or else by the values of its own puts."""
     search, write = role.budgets.get(Counter.SEARCH), role.budgets.get(Counter.WRITE)
-    searched = {pair for p in purposes for pair in p.search}
-    if not write or not search or not any(p.write for p in purposes) or not searched:
+    written = {c for p in purposes for c in p.write}
+    if not write or not search or not written:
         return
+    if searched := {pair for p in purposes for pair in p.search}:
+        yield _import_and_find(policy, role, purposes, searched, search)
+        return
+    values = max(sum(f.index is not None for f in policy.collection_by_id[c].fields) for c in written)
+    rows = role.budgets.get(Counter.RECORDS, Budget(0, 0)).per_hour
+    bound = min(effect(policy, Counter.SEARCH, b).thief_with_keepers for b in (search.per_hour, rows * values))
+    if bound:
+        yield note(
+            f"roles.{role.name}",
+            "writes and finds nothing, but a put looks up the values that it brings: whoever takes such a key learns "
+            f"of up to {bound:,} values an hour whether somebody in the vault has them",
+        )
+
+
+def _import_and_find(
+    policy: Policy, role: Role, purposes: list[Purpose], searched: set[tuple[int, int]], search: Budget
+) -> Finding:
     path, bound = f"roles.{role.name}", effect(policy, Counter.SEARCH, search.per_day).thief_with_keepers
     fields = [policy.collection_by_id[c].name + "." + _field(policy, c, f) for c, f in sorted(searched)]
     text = (
@@ -123,9 +150,8 @@ def _import_and_find(policy: Policy, role: Role, purposes: list[Purpose]) -> Ite
     )
     opens = any(p.open for p in purposes)
     if search.per_day <= IMPORT_SIZED or (not opens and len(searched) == 1):
-        yield note(path, text + ("" if opens else "; it opens nobody"))
-    else:
-        yield warning(path, text + ", and who they are. Give import and find to roles of their own")
+        return note(path, text + ("" if opens else "; it opens nobody"))
+    return warning(path, text + ", and who they are. Give import and find to roles of their own")
 
 
 def _field(policy: Policy, collection_id: int, field_id: int) -> str:
@@ -133,10 +159,10 @@ def _field(policy: Policy, collection_id: int, field_id: int) -> str:
 
 
 def _records_of_one(path: str, role: Role) -> Iterator[Finding]:
-    people = sum(role.budgets[c].per_day for c in (Counter.OPEN, Counter.LIST) if c in role.budgets)
+    people = sum(budget.per_day for counter, budget in role.budgets.items() if counter in BY_SUBJECT)
     records = role.budgets.get(Counter.RECORDS)
     if records and people and records.per_day > MANY_RECORDS * people:
         yield warning(
             f"{path}.budgets.records",
-            f"{records.per_day:,} cells for {people:,} people a day: one handle with very many records hides much",
+            f"{records.per_day:,} cells or rows for {people:,} people a day: one handle with very many hides much",
         )
