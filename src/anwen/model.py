@@ -24,7 +24,7 @@ class Counter(enum.StrEnum):
 
     OPEN = "open"  # distinct subjects whose full classes were opened
     LIST = "list"  # distinct subjects whose renditions were opened
-    RECORDS = "records"  # (record, class) cells opened, full or rendition
+    RECORDS = "records"  # (record, class) cells opened, full or rendition; rows written; rows of deletions
     SEARCH = "search"  # index evaluations: look-ups, misses and those of writes
     WRITE = "write"  # distinct subjects written
     DELETE = "delete"  # distinct subjects whose records were deleted
@@ -210,6 +210,10 @@ class Policy:
     def answers_to_defeat(self) -> int:
         """The number n - t + 1: how many keepers share a budget, and must hold a denial before it binds."""
         return len(self.keepers) - self.threshold + 1
+
+    def answers_needed(self, op: str) -> int:
+        """Return how many keepers carry an operation: t; of a deletion as many as leave no t that do not deny it."""
+        return max(self.threshold, self.answers_to_defeat) if op == "delete" else self.threshold
 
     def keeper_budget(self, budget: Budget) -> Budget:
         """Return what one keeper enforces so that the total stays within `budget` with t - 1 keepers corrupt."""

@@ -1,6 +1,7 @@
 """A session over a transport of the test's own: order of nodes, retries within the deadline, probes, close."""
 
 import asyncio
+import hashlib
 import time
 from collections import Counter
 
@@ -13,6 +14,7 @@ from anwen.client.session import Session, Timing
 from anwen.client.vault import AsyncVault
 from anwen.errors import BudgetError, NotFoundError, OverloadedError, QuorumError, StorageError, UnavailableError
 from anwen.formats import wire
+from anwen.formats.answer import NONCE_BASE_BYTES, SIGNATURE_BYTES, Header
 from anwen.node.answers import encode_outcomes, encode_rows
 
 ROWS = encode_rows(bytes(wire.SALT_BYTES), [], [])
@@ -178,3 +180,35 @@ async def test_keepers_that_do_not_suffice_are_asked_again_with_fresh_grants(ses
     asked = patient.transport.asked("open")
     assert min(asked.values()) > 1
     assert len(grants) == sum(asked.values()) + sum(patient.transport.asked("state").values())
+
+
+class Keepers(Wire):
+    """Keepers that sign what they are asked, without components."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+
+    async def call(self, recipient, op, grant, body, timeout_s):
+        await super().call(recipient, op, grant, body, timeout_s)
+        made = Header(
+            self.policy.vault, recipient.partition("/")[2], op, bytes(32), hashlib.sha256(body).digest(), bytes(32),
+            hashlib.sha256(b"").digest(), 1, 1, 1, 0, 0, 0, 0,
+        )  # fmt: skip
+        return made.encode() + bytes(SIGNATURE_BYTES + NONCE_BASE_BYTES)
+
+
+@pytest.mark.parametrize(("away", "enough"), [("", True), ("e", True), ("de", False), ("cde", False)])
+async def test_a_deletion_waits_for_as_many_keepers_as_leave_no_t_others(tmp_path, away, enough):
+    folder = vault_folder.create(tmp_path / "v", "police", shape=vault_folder.Shape(tuple("abcde"), 2))
+    transport = Keepers(folder.policy())
+    transport.says = {f"keeper/{k}": UnavailableError("x") for k in away}
+    key = folder.principal_key("records_officer")
+    session = Session(folder.policy(), "records_officer", key, transport, timing=Timing(deadline_s=0.5))
+    assert len(await session.ask_all("index", "deletion", b"body")) >= 2
+    if enough:
+        assert len(await session.ask_all("delete", "deletion", b"body")) >= 4
+    else:
+        with pytest.raises(QuorumError, match="fewer than 4 keepers"):
+            await session.ask_all("delete", "deletion", b"body")
+    await session.close()

@@ -6,6 +6,8 @@ import os
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from node_rig import (
     CONTACT,
     CONTACT_CLASSES,
@@ -506,6 +508,28 @@ async def test_a_stolen_key_alone_deletes_nothing(node, ask, receipts):
     with pytest.raises(ProofError):
         await ask("node_delete", deletion(row, receipts=receipts), "deletion")
     assert await count(node) == 1
+
+
+@pytest.mark.parametrize("receipts", [2, 3])
+async def test_with_five_keepers_of_whom_two_open_a_deletion_needs_four(node, ask, receipts):
+    """The three that never heard of it would open a copy of the record for ever."""
+    signing = {f"zone_{z}": Ed25519PrivateKey.from_private_bytes(z.encode() * 32) for z in "abcde"}
+    public = {k: key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw) for k, key in signing.items()}
+    five = vault_texts.policy(keepers=5, threshold=2)
+    node.policy = dataclasses.replace(
+        five, keepers={k: dataclasses.replace(info, identity=public[k]) for k, info in five.keepers.items()}
+    )
+    row = person()
+    put = Put(row)
+    put.receipts = [receipt(k, "put", put.root(), key=signing[k]) for k in list(signing)[:2]]
+    await ask("node_put", put.encode())
+    root = wire.delete_root(wire.decode(deletion(row), "node_delete").tables["records"])
+    signed_by = [receipt(k, "delete", root, principal="records_officer", key=key) for k, key in signing.items()]
+    with pytest.raises(ProofError, match=f"receipts of 4 keepers, got {receipts}"):
+        await ask("node_delete", deletion(row, receipts=signed_by[:receipts]), "deletion")
+    assert await count(node) == 1
+    await ask("node_delete", deletion(row, receipts=signed_by[:4]), "deletion")
+    assert await count(node) == 0
 
 
 async def test_who_is_charged_is_whose_record_is_deleted(node, ask):

@@ -145,13 +145,13 @@ def _worst(errors: Sequence[AnwenError]) -> AnwenError:
 
 
 async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[str, Answer]:
-    """Return the answers of all trusted keepers to one body, at least t; of others where those do not suffice.
+    """Return the answers of all trusted keepers to one body, at least as many as it needs; else of others, too.
 
-    Once t have answered, the others have until they are late. All requests carry one `jti`, each once.
+    Once enough have answered, the rest have until they are late. All requests carry one `jti`, each once.
     """
-    keepers, threshold = session.policy.keepers, session.policy.threshold
+    keepers, needed = session.policy.keepers, session.policy.answers_needed(op)
     trusted = [k for k in keepers if session.health.trusted(f"keeper/{k}", time.monotonic())]
-    first = trusted if len(trusted) >= threshold else list(keepers)
+    first = trusted if len(trusted) >= needed else list(keepers)
     left = [k for k in keepers if k not in first]
     send = session.siblings(op, purpose, body)
     calls: Calls[Answer] = session.calls(op)
@@ -161,7 +161,7 @@ async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[s
         for keeper in first:
             calls.start(f"keeper/{keeper}", len(body), send(keeper))
         while calls:
-            enough = len(answers) >= threshold
+            enough = len(answers) >= needed
             within_s = calls.late_in_s(grace_at_s if enough else 0.0) if enough or left else None
             done = await calls.ended(within_s)
             if enough and not done:
@@ -172,14 +172,14 @@ async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[s
                     failed[keeper] = error
                 else:
                     answers[keeper] = task.result()
-            if len(answers) < threshold and left and (failed or calls.may_move_on(f"keeper/{k}" for k in left)):
+            if len(answers) < needed and left and (failed or calls.may_move_on(f"keeper/{k}" for k in left)):
                 for keeper in left:
                     calls.start(f"keeper/{keeper}", len(body), send(keeper))
                 left = []
     finally:
         calls.give_up()
-    if len(answers) < threshold:
-        raise session.why(failed)
+    if len(answers) < needed:
+        raise session.why(failed, needed)
     return answers
 
 

@@ -258,14 +258,14 @@ class Session:
         log.warning("keepers %s: %s", ", ".join(report.suspects), report.reason)
 
     async def ask_all(self, op: str, purpose: str, body: bytes) -> dict[str, Answer]:
-        """Ask every trusted keeper with one body; return after all answered, or t and the others are late.
+        """Ask every trusted keeper with one body; return after all answered, or enough and the others are late.
 
-        Raises: QuorumError, or what the keepers answered when fewer than t could agree to.
+        Raises: QuorumError, or what the keepers answered when fewer could agree to it than it needs.
         """
         return await self._until_answered(purpose, lambda: all_of(self, op, purpose, body))
 
-    def why(self, errors: Mapping[str, BaseException]) -> AnwenError:
-        """Return the error that explains best why fewer than t answered: a denial, a broken promise, then silence.
+    def why(self, errors: Mapping[str, BaseException], needed: int = 0) -> AnwenError:
+        """Return the error that explains best why fewer than needed answered: a denial, a broken promise, then silence.
 
         Raises: what is not an AnwenError: a fault of ours.
         """
@@ -278,7 +278,7 @@ class Session:
                     return error
         said = ", ".join(f"{k}: {getattr(e, 'code', '?')}" for k, e in sorted(errors.items())) or "no answer in time"
         waits = [getattr(e, "retry_after_s", None) or 0.0 for e in errors.values()]
-        error = QuorumError(f"fewer than {self.policy.threshold} keepers answered ({said})")
+        error = QuorumError(f"fewer than {needed or self.policy.threshold} keepers answered ({said})")
         error.retry_after_s = max(waits, default=0.0) or None
         return error
 

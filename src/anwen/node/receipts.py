@@ -1,4 +1,4 @@
-"""Receipts: nothing enters or leaves a store that t keepers have not charged and logged."""
+"""Receipts: nothing enters or leaves a store that enough keepers have not charged and logged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Expected:
 
 
 def check_receipts(policy: Policy, receipts: Sequence[bytes], expected: Expected) -> None:
-    """Check that `threshold` different keepers signed what is expected; surplus receipts may be junk.
+    """Check that as many different keepers signed what is expected as it needs; surplus receipts may be junk.
 
     Raises:
         ProofError: fewer did, with the first reason. UnavailableError: keepers have a newer policy than this node.
@@ -37,11 +37,12 @@ def check_receipts(policy: Policy, receipts: Sequence[bytes], expected: Expected
             signers.add(_signer(policy, receipt, expected))
         except AnwenError as error:
             reason = reason or error
-    if len(signers) < policy.threshold:
+    needed = policy.answers_needed(expected.op)
+    if len(signers) < needed:
         if isinstance(reason, UnavailableError):
             raise reason
         cause = f": {reason}" if reason else ""
-        raise ProofError(f"expected receipts of {policy.threshold} keepers, got {len(signers)}{cause}")
+        raise ProofError(f"expected receipts of {needed} keepers, got {len(signers)}{cause}")
 
 
 def _signer(policy: Policy, receipt: bytes, expected: Expected) -> str:
