@@ -19,10 +19,14 @@ def cell(tag, class_id):
     return b"cell" + tag + class_id.to_bytes(2) + bytes(40)
 
 
-def row(record=None, version=1, *, subject=None, classes=ALL, postings=(), collection=1, tag=None, verified=True):
+COLLECTED_S = 1_700_000_000
+
+
+def row(record=None, version=1, *, subject=None, classes=ALL, postings=(), collection=1, tag=None, verified=True,
+        collected_s=COLLECTED_S):  # fmt: skip
     record, tag = record or os.urandom(16), tag or os.urandom(16)
     return PutRow(
-        collection, subject or record[::-1], record, version, tag, 1_700_000_000, 1_900_000_000, tuple(classes),
+        collection, subject or record[::-1], record, version, tag, collected_s, 1_900_000_000, tuple(classes),
         join_cells(classes, [cell(tag, c) for c in classes]),
         join_wraps(tag + bytes(4), classes, range(len(classes)), [tag * 2 for _ in classes]),
         verified, tuple(postings),
@@ -125,6 +129,18 @@ class StoreContract:
         await put(store, one)
         assert await outcomes(store, row(one.record, 2, subject=os.urandom(16))) == [Outcome.VERSION_TAKEN]
         assert await outcomes(store, row(one.record, 2, subject=one.subject, collection=2)) == [Outcome.VERSION_TAKEN]
+
+    async def test_an_update_keeps_the_day_of_collection_so_retention_does_not_begin_again(self, store):
+        one = row()
+        await put(store, one)
+        for days in (-1, 1, 365):
+            later = row(one.record, 2, subject=one.subject, collected_s=COLLECTED_S + days * 86_400)
+            assert await outcomes(store, later) == [Outcome.VERSION_TAKEN]
+        same = row(one.record, 2, subject=one.subject, classes=CONTACT_CLASSES)
+        third = row(one.record, 3, subject=one.subject, collected_s=COLLECTED_S + 1)
+        assert await outcomes(store, same, third) == [Outcome.STORED, Outcome.VERSION_TAKEN]
+        got = await store.get(EPOCH, [one.record], ())
+        assert {r.collected_s for r in got} == {COLLECTED_S}
 
     async def test_of_two_updates_at_the_same_time_one_wins(self, store):
         one = row()

@@ -111,9 +111,9 @@ class Store(Protocol):
         """Store rows, each wholly or not at all; outcomes in the order of `rows`.
 
         Durable on disk before it returns. Idempotent: the same rows again give the same outcomes. A row of version v
-        needs v - 1 to be the record's current version (1: no record yet), of the same collection and subject. Labels
-        of the row's classes that earlier versions took, and this one did not, become tombstones in the same step. A
-        posting whose record holds one of its labels already keeps it.
+        needs v - 1 to be the record's current version (1: no record yet), of the same collection, subject and
+        `collected_s`. Labels of the row's classes that earlier versions took, and this one did not, become tombstones
+        in the same step. A posting whose record holds one of its labels already keeps it.
 
         Raises: StorageError: nothing of this call was stored.
         """

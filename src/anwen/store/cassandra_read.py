@@ -39,7 +39,8 @@ class Version:
     unique: frozenset[bytes]  # those of its labels that unique values took
 
     def known(self) -> Known:
-        return Known(self.row.version, self.row.tag, self.row.collection, self.row.subject, self.labels)
+        row = self.row
+        return Known(row.version, row.tag, row.collection, row.subject, row.collected_s, self.labels)
 
     def held(self) -> set[bytes]:
         return {label for _, label in entries(self.labels)}

@@ -24,6 +24,7 @@ class Known:
     tag: bytes
     collection: int
     subject: bytes
+    collected_s: int
     labels: bytes
 
 
@@ -107,8 +108,11 @@ class _Placing:
         current = known[-1] if known else None
         if row.version != (current.version if current else 0) + 1:
             return PutResult(Outcome.VERSION_TAKEN)
-        if current and (current.collection, current.subject) != (row.collection, row.subject):
-            return PutResult(Outcome.VERSION_TAKEN)  # a record stays what it is and whose it is
+        if current and (current.collection, current.subject, current.collected_s) != (
+            row.collection, row.subject, row.collected_s,
+        ):  # fmt: skip
+            # a record stays what it is and whose it is, and its retention does not begin again
+            return PutResult(Outcome.VERSION_TAKEN)
         result = self._place(row, updates=bool(known))
         if result.outcome is Outcome.STORED:
             self._store(row, known, [p.labels[s] for p, s in zip(row.postings, result.slots, strict=True)])
@@ -162,7 +166,7 @@ class _Placing:
                     self._bury(label, row.record)
         labels = _pack([(p.class_id, label) for p, label in zip(row.postings, chosen, strict=True)])
         self.plan.rows.append((row, labels))
-        known.append(Known(row.version, row.tag, row.collection, row.subject, labels))
+        known.append(Known(row.version, row.tag, row.collection, row.subject, row.collected_s, labels))
 
     def _bury(self, label: bytes, record: bytes) -> None:
         self.plan.buried.append((label, record))
