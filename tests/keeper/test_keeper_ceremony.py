@@ -1,14 +1,16 @@
 """Ceremonies: every deviation names the deviator and opens nothing; every crash is made good by running again."""
 
+import contextlib
 import copy
 import json
+import os
 
 import pytest
 from keeper_rig import Crash, CutDisk, Disk, People, Rig
 
 from anwen.errors import AnwenError, ConflictError, DeniedError, MalformedError, ProofError, UnavailableError
+from anwen.keeper import ceremony, statement
 from anwen.keeper import folder as files
-from anwen.keeper import statement
 from anwen.supervisor import run_ceremony
 
 
@@ -331,3 +333,46 @@ async def test_open_keys_that_a_keeper_lost_are_not_made_anew(rig):
     with pytest.raises(ProofError, match="lost at \\['c'\\]"):
         await rig.ceremony()
     assert held(rig)["a"].transcript == before
+
+
+# --- the last to reveal ----------------------------------------------------------------------------------------------
+
+
+def within(keeper):
+    return keeper._ceremony._sessions["record", 1]
+
+
+async def keys_to_choose_from(rig, choices=8):
+    """How many keys the last keeper could give the set that it shares with the first, having read all the others say.
+
+    It reveals what it likes: its contribution sealed anew, or another one.
+    """
+    me, last = rig.keepers["a"], rig.keepers["c"]
+
+    async def ask(keeper, step, **said):
+        body = json.dumps({"series": "record", "number": 1, **said}).encode()
+        return (await rig.keepers[keeper].handle_peer(f"ceremony_{step}", body)).decode()
+
+    announces = [await ask(i, "announce", abandons=[]) for i in rig.ids]
+    reveals = [await ask(i, "reveal", announces=announces) for i in rig.ids]
+    path, attempt = files.key_path(rig.path("a"), "record", 1), within(me)
+    found, first = set(), within(last).contributions
+    for choice in range(choices):
+        within(last).revealed = ""
+        within(last).contributions = {name: os.urandom(32) for name in first} if choice % 2 else first
+        reveals[2] = await ask("c", "reveal", announces=announces)
+        me._ceremony._sessions["record", 1] = attempt
+        with contextlib.suppress(ProofError):
+            await ask("a", "confirm", reveals=reveals)
+            found.add(files.read_keys(rig.path("a"), "record", 1).secrets["b"])
+            path.unlink()
+    return len(found)
+
+
+async def test_the_last_to_reveal_chooses_nothing(rig):
+    assert await keys_to_choose_from(rig) == 1
+
+
+async def test_without_commitments_he_chooses_among_as_many_keys_as_he_likes(rig, monkeypatch):
+    monkeypatch.setattr(ceremony.Ceremony, "_commit", lambda *_: "")
+    assert await keys_to_choose_from(rig, choices=8) == 1 + 4

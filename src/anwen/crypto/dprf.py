@@ -82,7 +82,7 @@ def extract(  # noqa: PLR0917 - each of another type or format
     Args:
         series: "record", "index" or "prehash". number: epoch or generation.
         vault: 16 bytes.
-        key_set: T, ascending. transcript: hash of all that the ceremony's parties signed.
+        key_set: T, ascending. transcript: hash of what all parties announced: it commits to their contributions.
         contributions: 32 bytes from every holder, by keeper id.
 
     Raises:

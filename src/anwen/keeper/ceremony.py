@@ -186,7 +186,9 @@ class Ceremony:
         for key_set in dprf.held_by(me, list(policy.keepers), policy.threshold):
             name = set_name(key_set)
             parts = {keeper: part[name] for keeper, part in given.items() if name in part}
-            secrets[name] = dprf.extract(series, number, policy.vault, key_set, transcript, parts)
+            # over the announcements, which commit to every part: who reveals last, and may seal his parts anew as often
+            # as he likes, has nothing left to choose by
+            secrets[name] = dprf.extract(series, number, policy.vault, key_set, session.transcript, parts)
         checks = {name: dprf.check_value(secret) for name, secret in secrets.items()}
         keys = KeyFile(series, number, transcript, secrets, checks)
         keys.write(self._folder, self._disk)
