@@ -24,11 +24,11 @@ PrehashKeys = Mapping[tuple[int, int], bytes]
 
 Values = dict[str, object]
 
-_INDEXED = struct.Struct(">HH32s")  # an entry of `_index`: field, normaliser version, token
+_INDEXED = struct.Struct(">HH32s")  # an entry of `_index`: field, normaliser version, token; of no value: field, zeros
 
 
 class Token(NamedTuple):
-    """One indexed value of a row."""
+    """One indexed field of a row. An empty `value`: the row holds nothing there, and looks as if it did."""
 
     field: Field
     class_id: int
@@ -90,14 +90,16 @@ def canonical_values(collection: Collection, values: Mapping[str, object], class
 
 
 def tokens_of(collection: Collection, values: Values, classes: Sequence[str], keys: PrehashKeys) -> tuple[Token, ...]:
-    """Return the tokens of the indexed fields among canonical values."""
+    """Return the tokens of all indexed fields of `classes`, those without a value included."""
     tokens = []
     for name in classes:
         class_id = collection.class_named[name].id
         for f in collection.fields_of(name):
-            if f.index is not None and f.name in values:
-                key = keys[collection.id, f.id]
-                tokens.append(Token(f, class_id, blind_index.token(key, normalise.index_bytes(f, values[f.name]))))
+            if f.index is not None:
+                key, value = keys[collection.id, f.id], b""
+                if f.name in values:
+                    value = blind_index.token(key, normalise.index_bytes(f, values[f.name]))
+                tokens.append(Token(f, class_id, value))
     return tuple(tokens)
 
 
@@ -111,7 +113,8 @@ def bodies_of(
         class_id = collection.class_named[name].id
         bodies[class_id] = _object((f.id, values[f.name]) for f in held)
         bodies[class_id | RENDITION] = _object((f.id, normalise.mask(f, values[f.name])) for f in held if f.mask)
-    bodies[INDEX_CLASS] = b"".join(_INDEXED.pack(t.field.id, normalise.NORMALISER_VERSION, t.value) for t in tokens)
+    version = normalise.NORMALISER_VERSION
+    bodies[INDEX_CLASS] = b"".join([_INDEXED.pack(t.field.id, version if t.value else 0, t.value) for t in tokens])
     return dict(sorted(bodies.items()))
 
 
@@ -161,7 +164,7 @@ def open_cell(vault: bytes, cell: Cell, value: bytes) -> Values:
     body = envelope.open_envelope(dek, context, cell.envelope)
     try:
         if cell.class_id == INDEX_CLASS:
-            return {"_index": list(_INDEXED.iter_unpack(body))}
+            return {"_index": [entry for entry in _INDEXED.iter_unpack(body) if entry[1]]}
         content = json.loads(body)
         if b"\\u" in body:  # writers escape control characters alone: a lone surrogate fits into no file or terminal
             _dump(content).encode()

@@ -95,6 +95,8 @@ class Writer:
 
     def _learn(self, batch: _Batch, starts: Sequence[int], slots: npt.NDArray[np.generic]) -> None:
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
+            if query_row is None:
+                continue
             query = batch.queries[query_row]
             if slot != wire.NOWHERE and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
                 self._remember(query, starts[query_row] + slot + 1)
@@ -106,7 +108,8 @@ class Writer:
 
     async def _find_slots(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
         """Learn where the free slots begin of the values whose candidates were all taken."""
-        wanted = sorted({i for row, i, _ in batch.postings if full[row] and not batch.queries[i].unique})
+        crowded = {i for row, i, _ in batch.postings if full[row] and i is not None}
+        wanted = sorted(i for i in crowded if not batch.queries[i].unique)
         gaps = [Gap(batch.keys[i], max(starts[i], self._next_slot.get(_hint(batch.queries[i]), 0))) for i in wanted]
         await first_free(self.session, purpose, gaps)
         for i, gap in zip(wanted, gaps, strict=True):
@@ -118,19 +121,23 @@ def _hint(query: Query) -> tuple[int, int, bytes]:
 
 
 class _Batch:
-    """Sealed rows in random order, as columns. `postings`: (row, row in `queries`, token) in row order."""
+    """Sealed rows in random order, as columns.
+
+    `postings`: (row, row in `queries`, token) in row order, one for each indexed field; None where it has no value.
+    """
 
     def __init__(self, session: Session, rows: Sequence[Plain]) -> None:
         self._order = list(range(len(rows)))
         secrets.SystemRandom().shuffle(self._order)  # a dump shows who was written together, not in which order
+        self._random = session.random
         self.rows: list[SealedRow] = [seal_row(session.policy.vault, rows[i], session.random) for i in self._order]
         self.deks: Bytes = np.frombuffer(b"".join(r.deks for r in self.rows), np.uint8).reshape(-1, 32)
         self.envelopes = [e for r in self.rows for e in r.envelopes]
         self.cells = len(self.envelopes)
         wanted = [(i, t, _query(r.plain, t)) for i, r in enumerate(self.rows) for t in r.plain.tokens]
-        self.queries = sorted({q for *_, q in wanted})
+        self.queries = sorted({q for *_, q in wanted if q.token})
         place = {q: i for i, q in enumerate(self.queries)}
-        self.postings: list[tuple[int, int, Token]] = [(i, place[q], t) for i, t, q in wanted]
+        self.postings: list[tuple[int, int | None, Token]] = [(i, place.get(q), t) for i, t, q in wanted]
         self._tables = self._sealed_tables()
         self.wraps, self.keys = np.empty((0, 32), np.uint8), list[bytes]()
 
@@ -168,18 +175,27 @@ class _Batch:
         self.keys = [value.tobytes() for value in values[self.cells :]]
 
     def node_tables(self, starts: Sequence[int]) -> dict[str, wire.Table]:
-        """Return what the node sees. A value with n postings in this put may choose among 6 + 2 n slots."""
+        """Return what the node sees. A value with n postings in this put may choose among 6 + 2 n slots.
+
+        A field without a value has a posting like any other, under labels that nobody will ever ask for: that it is
+        empty is as much somebody's secret as what others hold.
+        """
         counts, labels, macs = [], [], []
         total = Counter(query_row for _, query_row, _ in self.postings)
         label_of = []
-        for i, query in enumerate(self.queries):
-            most = 1 if query.unique else min(CANDIDATES - 2 + 2 * total[i], MOST_CANDIDATES)
-            label_of.append(blind_index.labels(self.keys[i], starts[i], most))
-        for row, i, _ in self.postings:
+        for n, query in enumerate(self.queries):
+            most = 1 if query.unique else min(CANDIDATES - 2 + 2 * total[n], MOST_CANDIDATES)
+            label_of.append(blind_index.labels(self.keys[n], starts[n], most))
+        for row, i, token in self.postings:
             plain = self.rows[row].plain
-            counts.append(len(label_of[i]))
-            labels += label_of[i]
-            macs.append(blind_index.posting_mac(self.keys[i], plain.record, plain.subject))
+            if i is None:
+                drawn = self._random(16 * (2 if token.field.index == "unique" else CANDIDATES + 1))
+                mac, *some = [drawn[at : at + 16] for at in range(0, len(drawn), 16)]
+            else:
+                some, mac = label_of[i], blind_index.posting_mac(self.keys[i], plain.record, plain.subject)
+            counts.append(len(some))
+            labels += some
+            macs.append(mac)
         postings: wire.Table = {
             "record_row": np.array([row for row, _, _ in self.postings], np.int64),
             "class": np.array([t.class_id for *_, t in self.postings], np.int64),
@@ -215,7 +231,7 @@ def _error(plain: Plain, outcome: int) -> AnwenError | None:
         case wire.Outcome.STORED:
             return None
         case wire.Outcome.UNIQUE_TAKEN:
-            unique = ", ".join(t.field.name for t in plain.tokens if t.field.index == "unique")
+            unique = ", ".join(t.field.name for t in plain.tokens if t.value and t.field.index == "unique")
             return ConflictError(f"{plain.collection.name}: another record holds this value of unique {unique}")
         case wire.Outcome.VERSION_TAKEN:
             return ConflictError(f"{name}: version {plain.version} is not the next one; read it again")
