@@ -23,7 +23,9 @@ def plain(schema, values, classes=None, version=1):
     names = classes or [c.name for c in schema.classes]
     canonical = canonical_values(schema, values, names)
     tokens = tokens_of(schema, canonical, names, KEYS)
-    return Plain(schema, os.urandom(16), os.urandom(16), version, 0, 0, bodies_of(schema, canonical, names, tokens), tokens)
+    return Plain(
+        schema, os.urandom(16), os.urandom(16), version, 0, 0, bodies_of(schema, canonical, names, tokens), tokens
+    )
 
 
 def sent(*rows):
@@ -70,7 +72,9 @@ def test_labels_of_what_is_not_there_are_new_each_time_and_keepers_are_not_asked
     for _ in range(3):
         tables, tokens = sent(row)
         assert tokens == 2
-        assert tables["postings"]["labels"].tolist() == full["postings"]["labels"].tolist() == [1, CANDIDATES, CANDIDATES]
+        assert (
+            tables["postings"]["labels"].tolist() == full["postings"]["labels"].tolist() == [1, CANDIDATES, CANDIDATES]
+        )
         seen |= {label.tobytes() for label in tables["labels"]["label"][-CANDIDATES:]}
         seen.add(tables["postings"]["mac"][-1].tobytes())
     assert len(seen) == 3 * (CANDIDATES + 1)

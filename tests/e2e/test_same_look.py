@@ -29,7 +29,9 @@ def looks(folder):
     """What a dump shows of each record, random bytes apart: sizes, numbers, flags, in the order of its versions."""
     with sqlite3.connect(folder.path / "store" / "anwen.sqlite") as db:
         shown = {}
-        columns = "record, version, collection, verified, length(tag), length(labels), length(sealed), length(wraps), labels"
+        columns = (
+            "record, version, collection, verified, length(tag), length(labels), length(sealed), length(wraps), labels"
+        )
         select = f"SELECT {columns} FROM row JOIN wrap_1 USING (record, version) ORDER BY record, version"
         for record, *sizes, labels in db.execute(select):
             classes = [labels[at : at + 2] for at in range(0, len(labels), 18)]
@@ -48,7 +50,9 @@ def opened(vault, result, classes):
 def test_every_set_of_optional_fields_leaves_the_same_record(police):
     without = [set(some) for n in range(4) for some in itertools.combinations(OPTIONAL, n)]
     rows = [{k: v for k, v in person(i).items() if k not in missing} for i, missing in enumerate(without)]
-    cases = [{k: v for k, v in CASE.items() if k not in missing} for missing in ((), ("case_number",), ("description",))]
+    cases = [
+        {k: v for k, v in CASE.items() if k not in missing} for missing in ((), ("case_number",), ("description",))
+    ]
     cases[2]["case_number"] = "AB-8"
     with anwen.open(police.path, key="importer", purpose="intake") as importer:
         people = importer.put_many("person", rows)
