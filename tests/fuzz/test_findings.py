@@ -33,7 +33,6 @@ from anwen.errors import (
     PolicyError,
     ProofError,
     StorageError,
-    TooLargeError,
 )
 from anwen.files import FileFormat, Reject, read_rows
 from anwen.formats import checkpoint, policy_file, wire
@@ -505,14 +504,6 @@ def test_a_slot_that_was_not_offered_is_refused_and_not_learnt():
     row = at.fresh()
     with pytest.raises(ProofError):
         used(at, "node_put", change, lambda c: c.put("person", row))
-
-
-def test_a_record_of_more_versions_than_anybody_wrote_costs_no_memory():
-    at = _clients()
-    [record] = run(at.client(at.vault).get(at.ids[:1]))
-    record = dataclasses.replace(record, version=2**32 - 1)
-    with pytest.raises(TooLargeError):
-        run(at.client(at.vault).delete([record]))
 
 
 def test_an_embedded_vault_with_a_damaged_node_file_says_so(tmp_path):

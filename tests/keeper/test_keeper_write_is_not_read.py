@@ -144,7 +144,7 @@ def bodies_of(people, base):
     yield "index", wire.encode("index", os.urandom(16), {"generation": 1}, {"tokens": tokens})
     yield "index", people.index()
     yield "prehash", wire.encode("prehash", os.urandom(16), {}, {"fields": fields})
-    yield "audit", plain("audit", subject=people.subject[0].tobytes(), since_s=0)
+    yield "audit", plain("audit", subject=people.subject[0].tobytes(), since_s=0, start=0)
     yield "log", plain("log", start=0, count=100)
     yield "state", plain("state")
     yield "delete", people.delete()

@@ -60,7 +60,9 @@ def _stored(db: sqlite3.Connection, records: Sequence[bytes]) -> dict[bytes, lis
     """Return what is stored about records, by ascending version."""
     found: dict[bytes, list[placing.Known]] = {}
     for marks, keys in schema.chunks(records):
-        select = f"SELECT record, version, tag, collection, subject, collected_s, labels FROM row WHERE record IN ({marks})"
+        select = (
+            f"SELECT record, version, tag, collection, subject, collected_s, labels FROM row WHERE record IN ({marks})"
+        )
         for record, *rest in db.execute(select, keys):
             found.setdefault(record, []).append(placing.Known(*rest))
     for known in found.values():
