@@ -26,7 +26,10 @@ COPY_ROWS = 256
 
 _LOCK = "SELECT pg_advisory_xact_lock{shared}(%b, bucket) FROM unnest(%b::int[]) AS bucket"
 _OWNERS = "SELECT label, record FROM posting WHERE label = ANY(%b) AND record <> ''"
-_STORED = "SELECT record, version, tag, collection, subject, collected_s, labels FROM row WHERE record = ANY(%b) ORDER BY 1, 2"
+_STORED = (
+    "SELECT record, version, tag, collection, subject, collected_s, labels FROM row"
+    " WHERE record = ANY(%b) ORDER BY 1, 2"
+)
 _DELETED = "SELECT record, version FROM deleted WHERE record = ANY(%b)"
 _BURY = (
     "UPDATE posting SET record = '', mac = '' FROM unnest(%b::bytea[], %b::bytea[]) AS gone (label, record) "

@@ -15,7 +15,7 @@ from anwen.client.records import Record
 from anwen.client.rows import Cell
 from anwen.errors import NotFoundError
 from anwen.model import RENDITION, Policy
-from anwen.rehearse.breach import dump, elsewhere, keepers, liar, live, nobody, officer, rows, thief, writer
+from anwen.rehearse.breach import dump, elsewhere, guessing, keepers, liar, live, nobody, officer, rows, thief, writer
 from anwen.rehearse.breach.breaks import BREAKS, Break
 from anwen.rehearse.breach.cast import Reader, cast
 from anwen.rehearse.breach.fresh import Fresh
@@ -151,6 +151,9 @@ class _Rehearsal:
             self.loot = await live.watch(self.scene, self.load)
         self.dump = dump.cells_of(self.scene, DUMPED_ROWS)
         thefts = self._thefts()
+        if self.settings.vault and "inference" in wanted:
+            del thefts["inference"]
+            self.outcome.skipped["inference"] = "public statistics are not those of this vault's people"
         for name in (n for n in THEFTS if n in wanted and n in thefts):
             await self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
             theft = await thefts[name]()
@@ -158,13 +161,14 @@ class _Rehearsal:
             said = "; ".join(theft.broken) or "holds"
             self.say(f"{theft.name}: {theft.people:,} people, {theft.values:,} values: {said}")
 
-    def _thefts(self) -> Mapping[str, Callable[[], Awaitable[Theft]]]:
+    def _thefts(self) -> dict[str, Callable[[], Awaitable[Theft]]]:
         """Return every theft by name, in order."""
         scene, who, hours = self.scene, self.cast, self.settings.hours
         needles = Needles(texts([known.values for known in scene.known[:DUMPED_ROWS]]))
         return {
             "nobody": lambda: nobody.steal(scene, needles),
             "dump": lambda: dump.steal(scene),
+            "inference": _done(self._guess),
             "node": _done(lambda: live.steal_node(scene, self.loot)),
             "keeper": _done(lambda: live.steal_keeper(scene, self.loot, self.dump)),
             "liar": lambda: liar.steal(scene, who, self.load),
@@ -177,6 +181,10 @@ class _Rehearsal:
             "rows": lambda: rows.steal(scene, who, self.settings.seed),
             "keepers": _done(lambda: keepers.steal(scene, who, self.dump)),
         }
+
+    def _guess(self) -> Theft:
+        theft, self.outcome.columns = guessing.steal(self.scene, self.people)
+        return theft
 
     def rows(self) -> list[Mapping[str, object]]:
         """Return people for other systems."""

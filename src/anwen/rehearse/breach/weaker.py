@@ -57,7 +57,7 @@ def body_sizes(rows: Iterable[Mapping[str, object]], collection: Collection) -> 
     sizes: dict[int, list[int]] = {}
     for row in rows:
         values = canonical_values(collection, row, names)
-        tokens = sum(f.index is not None and f.name in values for f in collection.fields)
+        tokens = sum(f.index is not None for f in collection.fields)  # an empty field has an entry, too
         bodies = {c: len(body) for c, body in bodies_of(collection, values, names, ()).items()}
         for class_id, size in (bodies | {INDEX_CLASS: tokens * _TOKEN_BYTES}).items():
             sizes.setdefault(class_id, []).append(size)
