@@ -33,8 +33,10 @@ FIRST_BATCH = 64
 EDGES_S = (0.5 * HOUR_S, 0.5 * HOUR_S - 2, 1.0, 1.5)
 """Times that pass between his attempts, again and again: half an hour, then just before and after the full hour."""
 HOURS, QUICK_HOURS = 26, 3
-HONEST_SHARE = 0.7
 KeySet = tuple[str, ...]
+
+HONEST = 0.7
+"""Share of his budget that an honest caller has to get: keepers are asked in turn and not evenly."""
 
 
 @dataclass
@@ -179,6 +181,9 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
         in_all=len(thief.opened), budget_hour=budget.per_hour, budget_day=budget.per_day,
     )  # fmt: skip
     await _check_logs(scene, cast, thief, theft)
+    if not with_keeper:
+        await scene.pass_time(DAY_S + HOUR_S)
+        await _check_honest(scene, cast, theft, budget.per_hour)
     theft.close()
     return theft
 
@@ -215,15 +220,16 @@ async def _check_logs(scene: Scene, cast: Cast, thief: Thief, theft: Theft) -> N
     theft.must(not missing, f"{missing} answers are in no log")
 
 
-async def honest(scene: Scene, cast: Cast) -> tuple[int, int]:
-    """Return how many people an honest caller opens before he is refused, all keepers up, and his budget an hour."""
-    opened, whose = 0, cast.reader
-    budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
+async def _check_honest(scene: Scene, cast: Cast, theft: Theft, per_hour: int) -> None:
+    """Look how many people an honest caller opens in an hour before he is refused, all keepers up."""
+    opened, refused, whose = 0, False, cast.reader
     async with scene.connect(whose.principal, whose.purpose) as vault:
         async for record in vault.scan(whose.collection, [whose.class_name]):
             try:
                 await vault.open([record], [whose.class_name])
             except BudgetError:
+                refused = True
                 break
             opened += 1
-    return opened, budget.per_hour
+    theft.note(f"an honest caller with this key opens {opened} people in an hour", honest_in_hour=opened)
+    theft.must(opened >= HONEST * per_hour or not refused, f"an honest caller opens {opened} of {per_hour} people")
