@@ -26,7 +26,7 @@ def encode(error: AnwenError) -> bytes:
         "title": BY_CODE[error.code].__name__,
         "status": error.http_status,
         "code": error.code,
-        "detail": _printable(str(error)),
+        "detail": printable(str(error)),
         "retry_after_s": error.retry_after_s,
     }
     return json.dumps(problem, separators=(",", ":")).encode()
@@ -53,9 +53,9 @@ def _decode(status: int, body: bytes) -> AnwenError:
         if type(retry_after_s) not in (int, float) or not 0 <= retry_after_s <= _MAX_RETRY_S:  # NaN is not, either
             raise ValueError("retry_after_s")
         retry_after_s = float(retry_after_s)
-    return from_code(code, _printable(detail), retry_after_s)
+    return from_code(code, printable(detail), retry_after_s)
 
 
-def _printable(text: str) -> str:
-    """Return `text` without control characters: a peer's words end up in terminals and logs."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_DETAIL])
+def printable(text: str, most: int = MAX_DETAIL) -> str:
+    """Return the first `most` characters without control characters: a peer's words end up in terminals and logs."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])

@@ -31,6 +31,8 @@ OTHER = "other"
 CODES = ("ok", "cancelled", "unexpected", *BY_CODE)
 PLAIN = "plain-http:"
 """Before an address that is not loopback: whoever writes it knows that what is counted crosses a network readable."""
+NOTED_PER_S = 16
+"""Refusals in the log, at most."""
 
 _CONNECTIONS, _HEAD_BYTES, _TIMEOUT_S = 8, 8192, 5.0
 _log = logging.getLogger("anwen.net")
@@ -44,7 +46,7 @@ class Metrics:
         self._seconds = {op: [0] * (len(BUCKETS_S) + 1) for op in (*sorted(operations), OTHER)}
         self._sums = dict.fromkeys(self._seconds, 0.0)
         self._outcomes: dict[tuple[str, str], int] = {}
-        self._under_way = 0
+        self._under_way, self._noted = 0, (0, 0)
         self._gauges: dict[str, tuple[str, Callable[[], float], Mapping[str, str]]] = {}
 
     def gauge(self, name: str, about: str, read: Callable[[], float], **labels: str) -> None:
@@ -71,8 +73,7 @@ class Metrics:
             except AnwenError as error:
                 code = error.code
                 if isinstance(error, GrantError):
-                    cause = "; ".join(getattr(error, "__notes__", ()))
-                    _log.info("refused", extra={"op": op, "code": code, "cause": cause})
+                    self._note_refusal(op, error)
                 elif isinstance(error, StorageError | IntegrityError):
                     _log.warning("failed", extra={"op": op, "code": code})
                 raise
@@ -85,6 +86,16 @@ class Metrics:
             return answer
 
         return counted
+
+    def _note_refusal(self, op: str, error: GrantError) -> None:
+        """Log why somebody was refused; so many a second at most, since anybody can be."""
+        second, count = int(time.monotonic()), 1
+        if second == self._noted[0]:
+            count += self._noted[1]
+        self._noted = (second, count)
+        if count <= NOTED_PER_S:
+            cause = "; ".join(getattr(error, "__notes__", ()))
+            _log.info("refused", extra={"op": op, "code": error.code, "cause": cause})
 
     def _count(self, op: str, code: str, seconds: float) -> None:
         key = (op, code if code in CODES else "error")
