@@ -68,8 +68,9 @@ def unparsed(token):
 
 def accept(token, key=PUBLIC, audience=GRANT.audience, now_s=NOW_S, request=BODY_HASH):
     parts = grants.parse(token)
-    grants.check(parts[0], audience, now_s, request)
+    grants.check(parts[0], audience, now_s)
     grants.verify(parts, key)
+    grants.check_request(parts[0], request)
     return parts[0]
 
 
@@ -405,3 +406,19 @@ def test_the_page_has_our_grant():
     grant = accept(token, public, now_s=NOW_S)
     assert grant == GRANT
     assert grants.sign(KEY, GRANT).rpartition(".")[0] == page["signing input"]
+
+
+def test_whom_nobody_knows_is_refused_at_the_cost_of_a_signature_check(monkeypatch):
+    """So that time does not tell which names are a principal's."""
+    anyone = ec.derive_private_key(1, ec.SECP256R1())  # for which everybody has the key
+    assert refused(grants.sign(anyone, GRANT), key=None) == "unknown principal"
+    assert refused(grants.sign(KEY, GRANT), key=None) == "unknown principal"
+    checked = []
+
+    class Key:
+        def verify(self, *_):
+            checked.append(self)
+
+    monkeypatch.setattr(grants, "_NOBODYS_KEY", Key())
+    refused(grants.sign(KEY, GRANT), key=None)
+    assert len(checked) == 1

@@ -7,11 +7,10 @@ from feed import Feed
 from laws import REFUSED, law, tried
 
 import vault_texts  # noqa: F401 - beside us on the path
-from anwen.errors import AnwenError, MalformedError, PolicyError
+from anwen.errors import AnwenError, GrantError, MalformedError, PolicyError
 from anwen.net import connection as client_end
-from anwen.net import http1, tls
-from anwen.net import server as door
-from anwen.net.server import Limits
+from anwen.net import exchange, http1, tls
+from anwen.net.server import Limits, Server
 
 
 def request_head(data):
@@ -92,6 +91,9 @@ class _Transport(asyncio.Transport):
     def write(self, data):
         self.written += data
 
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
     def get_write_buffer_size(self):
         return 0
 
@@ -111,7 +113,7 @@ class _Transport(asyncio.Transport):
 
 
 _LOOP = asyncio.new_event_loop()
-_LIMITS = Limits(body_bytes=2**16, body_bytes_without_grant=64, buffered_bytes=2**17)
+_LIMITS = Limits(body_bytes=2**16, body_bytes_without_grant=64, held_bytes=2**17)
 
 
 async def _echo(path, authorization, body):
@@ -121,6 +123,11 @@ async def _echo(path, authorization, body):
     if path == "/v1/refuse":
         raise MalformedError("no")
     return b"%d:" % len(body) + body
+
+
+def _admit(authorization):
+    if authorization == "Anwen bad":
+        raise GrantError("no")
 
 
 async def _fed(connection, feed):
@@ -138,22 +145,23 @@ async def _fed(connection, feed):
 def server_bytes(data):
     """Any bytes in any pieces into a service: answers in form, one refusal, and room given back."""
     feed = Feed(data)
-    server = door.Server(_echo, None, _LIMITS, frozenset({"/v1/policy"}), lambda grant: grant)
+    server = Server(_echo, None, _LIMITS, frozenset({"/v1/policy"}), whose=lambda grant: grant, admit=_admit)
     transport = _Transport()
-    door.tls.Channel, kept = _Plain, door.tls.Channel
+    exchange.tls.Channel, kept = _Plain, exchange.tls.Channel
     try:
 
         async def connected():
-            made = door._Connection(server)
+            made = exchange.Connection(server)
             made.connection_made(transport)
             return made
 
         connection = _LOOP.run_until_complete(connected())
         _LOOP.run_until_complete(_fed(connection, feed))
     finally:
-        door.tls.Channel = kept
+        exchange.tls.Channel = kept
     law(len(connection.head) <= http1.MAX_HEAD_BYTES + 256, "a head beyond its limit is kept")
-    law(0 <= server.buffered_bytes <= _LIMITS.buffered_bytes, "room that was never taken is given back")
+    law(0 <= server.held.taken <= _LIMITS.held_bytes, "room that was never taken is given back")
+    law(len(connection.body) <= connection.held, "bytes that nobody counts")
     left = transport.written
     while left:
         head, end, rest = left.partition(http1.END)
@@ -162,7 +170,9 @@ def server_bytes(data):
         law(len(rest) >= response.length, "an answer that is cut")
         left = rest[response.length :]
     connection.connection_lost(None)
-    law(not server.connections and not server.buffered_bytes and not server.running, "a connection leaves something")
+    law(not server.connections and not server.strangers and not server.running, "a connection leaves something")
+    rooms = (server.held, server.held_without_grant, server.requests)
+    law(not any(room.taken for room in rooms), "a connection leaves room taken")
 
 
 def client_bytes(data):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -423,3 +424,16 @@ async def test_a_policy_that_is_not_the_next_is_refused(rig):
             await rig.keepers["a"].handle("policy", rig.grant(body, "a"), body)
     assert rig.keepers["a"].policy.version == 1
     assert grants.WORDING
+
+
+def test_a_grant_may_be_looked_at_before_the_body_it_is_for(rig):
+    keeper, body = rig.keepers["a"], b"that is still to come"
+    good = rig.grant(body, "a")
+    claims = grants.parse(good)[0]
+    assert keeper.admit(good) == claims
+    for bad in (
+        "", "a.b.c", rig.grant(body, "b"), good[:-8] + "AAAAAAAA",
+        grants.sign(rig.keys["officer"], claims), grants.sign(rig.keys[claims.issuer], replace(claims, issuer="nobody")),
+    ):  # fmt: skip
+        with pytest.raises(GrantError, match=grants.WORDING):
+            keeper.admit(bad)

@@ -7,6 +7,7 @@ import pytest
 from keeper_rig import START_S, VAULT, Crash, CutDisk, Disk, People
 
 from anwen.errors import (
+    GrantError,
     MalformedError,
     NotFoundError,
     ProofError,
@@ -44,9 +45,11 @@ async def test_an_older_copy_of_a_keepers_folder_does_not_serve(rig, tmp_path):
     keeper = rig.open("a")
     with pytest.raises(RollbackError, match="a peer has seen 5"):
         await keeper.start()
-    for op in ("open", "state", "policy"):
+    for op, body in (("open", b""), ("state", b""), ("policy", rig.sign(rig.next_policy()))):
         with pytest.raises(RollbackError):
-            await keeper.handle(op, "", b"")
+            await keeper.handle(op, rig.grant(body, "a"), body)
+    with pytest.raises(GrantError):  # strangers are not told what is wrong
+        await keeper.handle("open", "", b"")
     for op in ("cosign", "last_seen", "ceremony_state"):
         with pytest.raises(RollbackError):
             await keeper.handle_peer(op, b"{}")

@@ -582,6 +582,16 @@ async def test_another_policy_is_refused_like_everything_without_a_grant(node, d
     assert node.policy.version == 1
 
 
+async def test_a_grant_may_be_looked_at_before_the_body_it_is_for(node):
+    body = REQUESTS["node_get"]
+    assert node.admit(grant(body)).issuer == "importer"
+    stranger = grants.sign(vault_texts.private_key("stranger"), grants.parse(grant(body))[0])
+    nobody = grants.sign(vault_texts.private_key("principal importer"), grants.parse(grant(body, issuer="nobody"))[0])
+    for bad in ("", "a.b.c", grant(body, expires_s=NOW_S), grant(body, audience="00" * 16 + "/node"), stranger, nobody):
+        with pytest.raises(GrantError, match=grants.WORDING):
+            node.admit(bad)
+
+
 async def test_after_a_policy_the_version_before_still_counts_and_older_ones_do_not(node, ask):
     await node.handle("policy", "", version_2())
     put = Put(person())

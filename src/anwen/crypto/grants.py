@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
+    derive_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -48,6 +49,7 @@ _USUAL = re.compile(
 """What `sign` writes, whose strings need no escapes and whose base64url has no stray bits: one look instead of a JSON
 parser's 10 us."""
 _ECDSA = ECDSA(hashes.SHA256())
+_NOBODYS_KEY = derive_private_key(1, SECP256R1()).public_key()
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
 
@@ -213,8 +215,11 @@ def load_public_key(der: bytes) -> EllipticCurvePublicKey:
     return key
 
 
-def verify(parts: Parts, public_key: EllipticCurvePublicKey) -> None:
-    """Check the signature of a parsed grant. About 60 us.
+def verify(parts: Parts, public_key: EllipticCurvePublicKey | None) -> None:
+    """Check the signature of a parsed grant. About 60 us, also without a key, so that time does not tell who is known.
+
+    Args:
+        public_key: the issuer's; None, where nobody knows him, is refused whatever the signature.
 
     Raises:
         GrantError: it is not by this key, or r or s is out of range.
@@ -224,20 +229,26 @@ def verify(parts: Parts, public_key: EllipticCurvePublicKey) -> None:
     if not (0 < r < _ORDER and 0 < s < _ORDER):
         _refuse("r or s is out of range")
     try:
-        public_key.verify(encode_dss_signature(r, s), signing_input, _ECDSA)
+        (public_key or _NOBODYS_KEY).verify(encode_dss_signature(r, s), signing_input, _ECDSA)
     except InvalidSignature:
-        _refuse("signature is not by the issuer's key")
+        _refuse("signature is not by the issuer's key" if public_key else "unknown principal")
+    if public_key is None:  # nobody's key is everybody's
+        _refuse("unknown principal")
 
 
-def check(grant: Grant, audience: str, now_s: float, request_hash: bytes, max_age_s: int = MAX_AGE_S) -> None:
-    """Check that a grant is for this recipient, this moment and this request body; cheap, so before `verify`.
+def check(grant: Grant, audience: str, now_s: float) -> None:
+    """Check that a grant is for this recipient and this moment; cheap, so before `verify`.
 
     Raises:
-        GrantError: another audience or request, expired, or valid for longer than `max_age_s`.
+        GrantError: another audience, expired, or valid for longer than `MAX_AGE_S`.
     """
     if grant.audience != audience:
         _refuse("for another recipient")
-    if not now_s < grant.expires_s <= now_s + max_age_s:
+    if not now_s < grant.expires_s <= now_s + MAX_AGE_S:
         _refuse("expired, or valid for too long")
+
+
+def check_request(grant: Grant, request_hash: bytes) -> None:
+    """Check that a grant is for this request. Raises GrantError."""
     if grant.request != request_hash:
         _refuse("for another request")

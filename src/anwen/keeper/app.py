@@ -39,7 +39,7 @@ COSIGN_EVERY_S, ASK_EVERY_S = 1.0, 10.0
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CLIENT_LIMITS = Limits(body_bytes=16 * 2**20)
-_PEER_LIMITS = Limits(body_bytes=2**20, connections=64, connections_per_address=64, requests=32)
+_PEER_LIMITS = Limits(body_bytes=2**20, connections=64, connections_per_address=64, requests=64)
 PEER_OPS = ("cosign", "last_seen", *(f"ceremony_{step}" for step in STEPS))
 _log = logging.getLogger("anwen.keeper")
 
@@ -95,6 +95,9 @@ async def run(folder: Path, *, locked: bool) -> None:
     async def for_clients(path: str, authorization: str | None, body: bytes) -> bytes:
         return await keeper.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
+    def admit(authorization: str) -> None:
+        keeper.admit(authorization.removeprefix("Anwen "))
+
     peers = await serve(for_peers, mine.peer_address, tls, _PEER_LIMITS)
     try:
         if not await _unless(stop, _start(keeper)):
@@ -103,7 +106,9 @@ async def run(folder: Path, *, locked: bool) -> None:
         counted = counts.counting(for_clients)
         async with metrics.offer(counts, folder / "keeper.json"):
             paths = ["/v1/policy"]
-            clients = await serve(counted, mine.address, tls, _CLIENT_LIMITS, without_grant=paths, whose=claimed_issuer)
+            clients = await serve(
+                counted, mine.address, tls, _CLIENT_LIMITS, without_grant=paths, whose=claimed_issuer, admit=admit
+            )
             sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
             sys.stdout.flush()
             try:

@@ -147,12 +147,12 @@ class Keeper:
         Raises:
             AnwenError: why it is refused. Nothing that is not durable in the log was answered.
         """
-        self._check_serving()
         if op == "policy":
             return await self._take_policy(grant, body)
         if self._waiting >= MAX_WAITING:
             raise OverloadedError("too many requests are waiting", retry_after_s=1)
         granted = self._authenticate(grant, hashlib.sha256(body).digest())
+        self._check_serving()  # what is wrong here is said to principals alone
         if op == "state":
             wire.decode(body, "state")
             return self._answer(op, granted, Work(), self.log.size, t_ms=self._now_ms())
@@ -178,21 +178,29 @@ class Keeper:
     def _now_ms(self) -> int:
         return self.clocks.now_ms(self._state.last_ms)
 
-    def _authenticate(self, token: str, request: bytes) -> grants.Grant:
-        """Return the claims of a valid grant; cheap checks first, so that garbage costs no signature check."""
+    def admit(self, token: str) -> grants.Grant:
+        """Return a grant that is good in all but what the body says; cheap checks first, so that garbage costs little.
+
+        Raises:
+            GrantError: it is not. ClockError: said to principals alone, and instead of calling their grants expired.
+        """
         parts = grants.parse(token)
-        principal = self.policy.principals.get(parts[0].issuer)
-        if principal is None:
-            raise GrantError(grants.WORDING)
         fault = self.clocks.fault(self._state.last_ms)
         if fault is None:
-            grants.check(parts[0], self._audience, self._now_ms() / 1000, request)
-        grants.verify(parts, self._public_keys(principal.public_key))
-        if fault is not None:  # said to principals alone, and instead of calling their grants expired
+            grants.check(parts[0], self._audience, self._now_ms() / 1000)
+        principal = self.policy.principals.get(parts[0].issuer)
+        grants.verify(parts, self._public_keys(principal.public_key) if principal else None)
+        if fault is not None:
             raise ClockError(f"keeper {self.identity.keeper}: its clock is {fault}")
-        if self._state.is_spent(parts[0].issuer, parts[0].jti):
-            raise GrantError(grants.WORDING)
         return parts[0]
+
+    def _authenticate(self, token: str, request: bytes) -> grants.Grant:
+        """Return the claims of a valid grant that was not used before."""
+        grant = self.admit(token)
+        grants.check_request(grant, request)
+        if self._state.is_spent(grant.issuer, grant.jti):
+            raise GrantError(grants.WORDING)
+        return grant
 
     async def _serve(self, op: str, grant: grants.Grant, token: str, body: bytes) -> bytes:
         if op not in requests.CHECKS and op not in reading.CHECKS:
@@ -280,6 +288,7 @@ class Keeper:
         except PolicyError:
             self._authenticate(grant, hashlib.sha256(body).digest())  # one refusal for all who show nothing
             raise
+        self._check_serving()
         try:
             files.write_policy(self._folder, policy.version, body, self._disk)
         except OSError as error:

@@ -1,28 +1,23 @@
 """A service's door: TLS 1.3, `POST /v1/<op>` with a grant, and one constant refusal for everything else.
 
-Limits apply before a handshake begins and before any signature is checked. One request at a time on a connection;
-bytes that come before its answer has gone close it. What a handler raises becomes a problem body; what it was not
-meant to raise becomes a constant, and one line in the log with the name of the exception's class alone: messages and
-locals of unexpected errors may hold anything.
+Limits apply before a handshake begins and before any signature is checked. Bytes count as they come, not as they are
+announced, until what they asked for has been read. Who has shown no valid grant yet is a stranger, and makes room where
+there is none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import logging
-import re
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from anwen.errors import AnwenError, GrantError, MalformedError, OverloadedError, TooLargeError
-from anwen.formats import problem
-from anwen.net import http1, tls
+from anwen.net import http1
+from anwen.net.exchange import Connection, State
+from anwen.net.room import Room
 
 Handler = Callable[[str, str | None, bytes], Awaitable[bytes]]
 """Takes path, "Anwen GRANT" (None only on paths served without a grant) and body; returns the answer or raises
@@ -31,11 +26,10 @@ Handler = Callable[[str, str | None, bytes], Awaitable[bytes]]
 Whose = Callable[[str], str]
 """Takes "Anwen GRANT"; returns whose request it says it is, unchecked and cheap; "" where it says nothing."""
 
-_log = logging.getLogger("anwen.net")
-_OP_PATH = re.compile(r"/v1/[a-z][a-z_]{0,31}")
+Admit = Callable[[str], object]
+"""Takes "Anwen GRANT"; raises `AnwenError` unless it is good in all but what the body says, which is still to come."""
+
 _SWEEPS = 4  # of the shortest time limit
-RETRY_AFTER_S = 0.1
-_OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +37,12 @@ class Limits:
     """What one service takes on. Times in seconds, sizes in bytes."""
 
     body_bytes: int = 64 * 2**20
-    body_bytes_without_grant: int = 4 * 2**20
-    buffered_bytes: int = 256 * 2**20  # bodies of all connections together
-    head_timeout_s: float = 10  # from the first byte, handshake included, to the end of a head
-    body_timeout_s: float = 60
+    body_bytes_without_grant: int = 2 * 2**20
+    answer_bytes: int = 64 * 2**20
+    held_bytes: int = 256 * 2**20  # of all connections: bodies until they are answered, answers until they have gone
+    held_bytes_without_grant: int = 8 * 2**20
+    head_timeout_s: float = 10  # handshake included, to the end of a head; also how long a stranger may idle
+    body_timeout_s: float = 60  # for a body to come, and for an answer to go
     idle_timeout_s: float = 300
     linger_s: float = 1  # after a refusal, so that its reader gets it
     connections: int = 1024
@@ -55,39 +51,27 @@ class Limits:
     wait_s: float = 0.5  # in which a request's turn has to come: work that is done too late is done for nobody
 
 
-def _answer(status: int, content_type: str, body: bytes, *, close: bool) -> bytes:
-    return http1.encode_response(status, content_type, len(body), close=close) + body
-
-
-def _refusal(error: AnwenError, *, close: bool) -> bytes:
-    return _answer(error.http_status, problem.CONTENT_TYPE, problem.encode(error), close=close)
-
-
-def _crowded() -> OverloadedError:
-    """Return what is said before anything of a request is looked at: no signature was checked for it."""
-    return OverloadedError("too many requests waiting", retry_after_s=RETRY_AFTER_S)
-
-
-REFUSAL = _refusal(GrantError("the grant does not cover this request"), close=True)
-"""The one answer to everything that has no valid grant, whatever the cause."""
-HEALTHY = _answer(200, "text/plain", b"ok\n", close=False)
-_HEALTHY_CLOSE = _answer(200, "text/plain", b"ok\n", close=True)
-_BROKEN = _refusal(AnwenError("internal error"), close=True)
-
-
 class Server:
     """A listening service; `aclose` lets running requests finish first."""
 
     def __init__(
-        self, handler: Handler, context: ssl.SSLContext, limits: Limits, open_paths: frozenset[str], whose: Whose
+        self,
+        handler: Handler,
+        context: ssl.SSLContext,
+        limits: Limits,
+        open_paths: frozenset[str],
+        *,
+        whose: Whose,
+        admit: Admit | None = None,
     ) -> None:
         self.handler, self.context, self.limits, self.open_paths = handler, context, limits, open_paths
-        self.whose = whose
-        self.connections: set[_Connection] = set()
+        self.whose, self.admit = whose, admit
+        self.connections: set[Connection] = set()
+        self.strangers: dict[Connection, None] = {}  # no valid grant came on them yet; the oldest first
         self.per_address: Counter[str] = Counter()
-        self.buffered_bytes = 0
-        self.running: dict[asyncio.Task[None], str] = {}
-        self.per_caller: Counter[str] = Counter()
+        self.requests, self.held = Room(limits.requests), Room(limits.held_bytes)
+        self.held_without_grant = Room(limits.held_bytes_without_grant)
+        self.running: dict[asyncio.Task[None], Callable[[], None]] = {}  # and what to do when they are done
         self.address = ""
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -95,32 +79,42 @@ class Server:
     async def start(self, host: str, port: int) -> None:
         """Listen, also in `self.address`; port 0 takes a free one."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Connection(self), host, port, backlog=512)
+        self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=512)
         name = self._listener.sockets[0].getsockname()
         self.address = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._sweeper = asyncio.create_task(self._sweep())
 
-    def run(self, work: Coroutine[Any, Any, None], caller: str) -> None:
-        """Run the handling of one request."""
+    def run(self, work: Coroutine[Any, Any, None], done: Callable[[], None]) -> None:
+        """Run the handling of one request, and call `done` when it is over, however it ended."""
         task = asyncio.get_running_loop().create_task(work)
-        self.running[task] = caller
-        self.per_caller[caller] += 1
-        task.add_done_callback(self._ran)
+        self.running[task] = done
+        task.add_done_callback(lambda ended: self.running.pop(ended)())
 
-    def _ran(self, task: asyncio.Task[None]) -> None:
-        caller = self.running.pop(task)
-        self.per_caller[caller] -= 1
-        if not self.per_caller[caller]:
-            del self.per_caller[caller]
+    def take_in(self, connection: Connection) -> bool:
+        """Return whether one more connection may stay; where it is crowded, the oldest stranger's is closed for it."""
+        limits, address = self.limits, connection.peer
+        has_its_share = self.per_address[address] >= limits.connections_per_address
+        if has_its_share or len(self.connections) >= limits.connections:
+            # who is being handled stays, and for an address that has its share nobody else makes room
+            waiting = (c for c in self.strangers if c.state is not State.RUNNING)
+            oldest = next((c for c in waiting if c.peer == address or not has_its_share), None)
+            if oldest is None:
+                return False
+            self.let_go(oldest)
+            oldest.abort()
+        self.connections.add(connection)
+        self.strangers[connection] = None
+        self.per_address[address] += 1
+        return True
 
-    def has_room(self, caller: str) -> bool:
-        """Return whether one more request may be handled.
-
-        A caller has at most as many as there is room left: half of all if alone, a third beside another, so that there
-        is always room for one who comes with his first.
-        """
-        room = self.limits.requests - len(self.running)
-        return room > 0 and self.per_caller[caller] <= room
+    def let_go(self, connection: Connection) -> None:
+        """Forget a connection, if it was not forgotten yet."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.strangers.pop(connection, None)
+            self.per_address[connection.peer] -= 1
+            if not self.per_address[connection.peer]:
+                del self.per_address[connection.peer]
 
     async def _sweep(self) -> None:
         """Close what is past its deadline: one look at all connections costs less than a timer for each request."""
@@ -159,205 +153,17 @@ async def serve(
     *,
     without_grant: Collection[str] = (),
     whose: Whose = lambda _authorization: "",
+    admit: Admit | None = None,
 ) -> Server:
     """Return a listening server; there is no way to have one without TLS.
 
     Args:
         address: "host:port"; with port 0, `Server.address` says which one it is.
         without_grant: paths that the handler also serves without a grant, such as those with signatures of their own.
-        whose: tells callers apart, among whom room is divided when there is little.
+        whose: tells callers of one address apart, among whom room is divided when there is little.
+        admit: looks at the grant of a request whose body has not all come, before more of it is read; None where that
+            cannot be told without the body.
     """
-    server = Server(handler, context, limits or Limits(), frozenset(without_grant), whose)
+    server = Server(handler, context, limits or Limits(), frozenset(without_grant), whose=whose, admit=admit)
     await server.start(*http1.split_address(address))
     return server
-
-
-class _State(enum.Enum):
-    HEAD = 1  # reading a head, or waiting for one
-    BODY = 2
-    RUNNING = 3  # the handler works, or its answer is on its way
-    REFUSED = 4  # an answer is on its way, all that comes is dropped
-    CLOSED = 5
-
-
-class _Connection(asyncio.Protocol):
-    def __init__(self, server: Server) -> None:
-        self.server, self.deadline = server, float("inf")
-        self.peer, self.state = "", _State.CLOSED
-        self.head, self.body = b"", list[bytes]()
-        self.missing = 0  # bytes of the body still to come
-        self.request: http1.Request | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport, self.loop = transport, asyncio.get_running_loop()
-        server, limits = self.server, self.server.limits
-        self.peer = str(transport.get_extra_info("peername", ("",))[0])
-        if (
-            len(server.connections) >= limits.connections
-            or server.per_address[self.peer] >= limits.connections_per_address
-        ):
-            transport.abort()
-            return
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server.connections.add(self)
-        server.per_address[self.peer] += 1
-        self.state, self.deadline = _State.HEAD, self.loop.time() + limits.head_timeout_s
-        self.channel = tls.Channel(server.context, server_side=True)
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        if self in self.server.connections:
-            self.server.connections.remove(self)
-            self.server.per_address[self.peer] -= 1
-            if not self.server.per_address[self.peer]:
-                del self.server.per_address[self.peer]
-            self._release()
-        self.state, self.deadline = _State.CLOSED, float("inf")
-
-    def eof_received(self) -> bool:
-        return False  # closes the transport, once what it holds is written
-
-    def data_received(self, data: bytes) -> None:
-        if self.state in (_State.REFUSED, _State.CLOSED):
-            return
-        try:
-            plain = self.channel.receive(data)
-        except ssl.SSLError:
-            self._flush()  # the alert
-            self.close()
-            return
-        self._flush()
-        if plain:
-            self._feed(plain)
-        if self.channel.ended:
-            self.close()
-
-    def _feed(self, plain: bytes) -> None:
-        if self.state is _State.RUNNING or self.transport.get_write_buffer_size():
-            self._refuse(REFUSAL)  # pipelined: the last answer has not gone yet
-            return
-        if self.state is _State.HEAD:
-            if not self.head:
-                self.deadline = min(self.deadline, self.loop.time() + self.server.limits.head_timeout_s)
-            self.head += plain
-            end = self.head.find(http1.END)
-            if end < 0:
-                if len(self.head) > http1.MAX_HEAD_BYTES:
-                    self._refuse(REFUSAL)
-                return
-            head, plain, self.head = self.head[: end + 4], self.head[end + 4 :], b""
-            if not self._begin(head):
-                return
-        self.missing -= len(plain)
-        if self.missing < 0:
-            self._refuse(REFUSAL)  # more than one request
-            return
-        if plain:
-            self.body.append(plain)
-        if not self.missing:
-            self._run()
-
-    def _begin(self, head: bytes) -> bool:
-        """Return whether a body is to be read for this head, and make room for it."""
-        server, limits = self.server, self.server.limits
-        try:
-            request = http1.parse_request(head)
-        except MalformedError:
-            request = None
-        if request is not None and (request.method, request.path) == ("GET", "/healthz"):
-            self.request = request
-            self.state, self.deadline = _State.RUNNING, self.loop.time() + limits.idle_timeout_s
-            return True
-        if request is None or request.method != "POST" or _OP_PATH.fullmatch(request.path) is None:
-            self._refuse(REFUSAL)
-            return False
-        most = limits.body_bytes
-        if request.authorization is None:
-            most = limits.body_bytes_without_grant if request.path in server.open_paths else -1
-        if most < 0:
-            self._refuse(REFUSAL)
-        elif request.length > most:
-            self._refuse(_refusal(TooLargeError(f"body of {request.length} bytes, at most {most}"), close=True))
-        elif server.buffered_bytes + request.length > limits.buffered_bytes:
-            self._refuse(_refusal(_crowded(), close=True))
-        else:
-            self.request, self.missing = request, request.length
-            server.buffered_bytes += request.length
-            self.state, self.deadline = _State.BODY, self.loop.time() + limits.body_timeout_s
-            return True
-        return False
-
-    def _run(self) -> None:
-        request, self.state, self.deadline = self.request, _State.RUNNING, float("inf")
-        assert request is not None
-        if request.method == "GET":
-            self._reply(_HEALTHY_CLOSE if request.close else HEALTHY, close=request.close)
-            return
-        caller = self.server.whose(request.authorization) if request.authorization else ""
-        if not self.server.has_room(caller):
-            self._reply(_refusal(_crowded(), close=request.close), close=request.close)
-            return
-        body, self.body = b"".join(self.body), []
-        self.server.run(self._handle(request, body, self.loop.time()), caller)
-
-    async def _handle(self, request: http1.Request, body: bytes, came_s: float) -> None:
-        """Answer one request; the process edge: nothing that a handler raises goes past here."""
-        close = request.close
-        if self.loop.time() - came_s > self.server.limits.wait_s:
-            self._reply(_refusal(_crowded(), close=close), close=close)
-            return
-        try:
-            answer = await self.server.handler(request.path, request.authorization, body)
-            message = _answer(200, _OCTETS, answer, close=close)
-        except GrantError:
-            message, close = REFUSAL, True
-        except AnwenError as error:
-            message = _refusal(error, close=close)
-        except Exception as error:  # noqa: BLE001 - the last resort, so that neither message nor locals get out
-            _log.error("%s: unexpected %s", request.path, type(error).__name__)  # no traceback either
-            message, close = _BROKEN, True
-        self._reply(message, close=close)
-
-    def _reply(self, message: bytes, *, close: bool) -> None:
-        self._release()
-        if self.state is not _State.RUNNING:
-            return  # the connection is gone, or was closed for what came on it meanwhile
-        if close:
-            self._refuse(message)
-            return
-        self.state, self.deadline = _State.HEAD, self.loop.time() + self.server.limits.idle_timeout_s
-        self.request = None
-        self.channel.send(message)
-        self._flush()
-
-    def _refuse(self, message: bytes) -> None:
-        """Send a last answer and close: half, so that a peer that is still sending reads it."""
-        self._release()
-        self.state, self.deadline = _State.REFUSED, self.loop.time() + self.server.limits.linger_s
-        self.channel.send(message)
-        self.channel.finish()
-        self._flush()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-
-    def _release(self) -> None:
-        """Give back the room that this connection's body took."""
-        if self.request is not None:
-            self.server.buffered_bytes -= self.request.length
-            self.request, self.body = None, []
-
-    def _flush(self) -> None:
-        data = self.channel.outgoing()
-        if data and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def close(self) -> None:
-        """Close once everything written has gone."""
-        if self.state not in (_State.REFUSED, _State.CLOSED):
-            self.channel.finish()
-            self._flush()
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Close now."""
-        self.transport.abort()

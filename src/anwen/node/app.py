@@ -108,6 +108,7 @@ async def _run(folder: Path) -> None:
                     LIMITS,
                     without_grant={"/v1/policy"},
                     whose=claimed_issuer,
+                    admit=lambda authorization: node.admit(authorization.removeprefix("Anwen ")),
                 )
             except OSError as error:
                 raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error

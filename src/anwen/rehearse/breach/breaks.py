@@ -26,15 +26,15 @@ BREAKS: Mapping[str, Break] = {
         "nobody",
         "node",
         """
-import anwen.net.server as server, re
-server._OP_PATH = re.compile(r"/.*")
-true_begin = server._Connection._begin
-def begin(self, head):
+import anwen.net.exchange as exchange, re
+exchange._OP_PATH = re.compile(r"/.*")
+true_begin = exchange.Connection._begin
+def begin(self, head, came):
     if head.startswith(b"GET /status "):
         self._refuse(b"HTTP/1.1 200 OK\\r\\nContent-Length: 3\\r\\n\\r\\nup\\n")
         return False
-    return true_begin(self, head)
-server._Connection._begin = begin
+    return true_begin(self, head, came)
+exchange.Connection._begin = begin
 """,
     ),
     "plaintext": Break(
