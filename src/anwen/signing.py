@@ -76,7 +76,7 @@ async def publish(policy: Policy, documents: list[bytes], versions: Mapping[str,
     """Send each keeper and node the versions it lacks; return which it has then, or why it refused.
 
     Args:
-        versions: by keeper ("keeper a"), which version it has, as far as known.
+        versions: by recipient ("keeper a", "node b"), which version it has, as far as known.
     """
     to = {f"keeper {k.id}": (k.address, k.tls_pin) for k in policy.keepers.values()}
     to |= {f"node {n.id}": (n.address, n.tls_pin) for n in policy.nodes.values()}

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 import vault_texts
 from anwen.errors import PolicyError
+from anwen.formats import policy_chain, policy_table
 from anwen.formats.policy_chain import (
+    SMALL_BYTES,
+    Screen,
     SignedPolicy,
     decode_signed,
     digest,
@@ -268,3 +271,101 @@ def test_the_document_holds_the_canonical_values():
     document = json.loads(encode_signed(signed(FIRST)))
     assert document["policy"] == to_json(FIRST)
     assert [s["officer"] for s in document["signatures"]] == ["ada", "ben"]
+
+
+# --- what anybody may send ------------------------------------------------------------------------------------------
+
+
+def test_the_next_version_passes_the_screen_and_so_does_nothing_else():
+    screen, second = Screen.after(FIRST), after(FIRST, name="renamed")
+    screen.check(encode_signed(signed(second)))
+    screen.check(encode_signed(signed(second, ["cyd"])))  # how many are needed is seen later
+    thief = key_of("thief")
+    for refused in (
+        signed(FIRST), signed(second, []), signed(after(second)), signed(replace(second, previous=bytes(32))),
+        signed(replace(second, version=3)), signed(replace(second, version=1, previous=bytes(32))),
+        SignedPolicy(second, {"eve": sign(second, "eve", thief)}), SignedPolicy(second, {"ada": bytes(64)}),
+        SignedPolicy(second, signed(after(FIRST, name="other")).signatures),
+        SignedPolicy(second, {"ada": signed(second).signatures["ada"], "eve": bytes(64)}),
+    ):  # fmt: skip
+        with pytest.raises(PolicyError):
+            screen.check(encode_signed(refused))
+    for data, _ in documents():
+        with pytest.raises(PolicyError):
+            screen.check(data)
+
+
+def junk_of(size: int, *, previous: bytes) -> list[bytes]:
+    """Documents of up to `size` bytes that are dear to read: keys, unknown names, nothing but brackets."""
+    good = json.loads(encode_signed(signed(after(FIRST))))
+    good["policy"]["vault"]["previous"] = previous.hex()
+    principal = next(iter(good["policy"]["principals"].values()))
+
+    def made(**policy: object) -> bytes:
+        return json.dumps(good | {"policy": good["policy"] | policy}, separators=(",", ":")).encode()
+
+    room = size - 9_000
+    return [
+        made(principals={f"p{i}": principal for i in range(room // 180)}),
+        made(**{f"\x1b[31m{i:07}": 0 for i in range(room // 22)}),
+        made(x=[{}] * (room // 3)),
+    ]
+
+
+@pytest.mark.parametrize("previous", [bytes(32), ROOT], ids=["not knowing", "knowing"])
+@pytest.mark.parametrize("size", [SMALL_BYTES, 2**21])
+def test_of_strangers_junk_nothing_is_read_in_depth(monkeypatch, size, previous):
+    """Not the policy, and no key of it; of who does not know the present version's hash, not even JSON."""
+    screen, documents = Screen.after(FIRST), junk_of(size, previous=previous)
+    dear = []
+    monkeypatch.setattr(policy_chain, "from_json", dear.append)
+    monkeypatch.setattr(policy_table, "load_der_public_key", dear.append)
+    if previous != ROOT:
+        monkeypatch.setattr(policy_chain.json, "loads", dear.append)
+    for junk in documents:
+        assert 0.7 * size < len(junk) <= size
+        with pytest.raises(PolicyError) as refused:
+            screen.check(junk)
+        assert len(str(refused.value)) < 200
+    assert not dear
+
+
+def test_a_version_may_be_four_times_as_long_and_a_small_one_grow():
+    def grown(policy: Policy, count: int) -> Policy:
+        some = next(iter(policy.principals.values()))
+        return after(policy, principals={f"p{i}": replace(some, id=f"p{i}") for i in range(count)})
+
+    second = grown(FIRST, 200)  # from 7 kB to 40
+    Screen.after(FIRST).check(encode_signed(signed(second)))
+    with pytest.raises(PolicyError, match=f"at most {SMALL_BYTES} bytes after version 1"):
+        Screen.after(FIRST).check(encode_signed(signed(grown(FIRST, 400))))
+    Screen.after(second).check(encode_signed(signed(grown(second, 600))))
+    assert Screen.after(grown(second, 9_000)).most_bytes == policy_chain.MAX_BYTES
+
+
+def test_whether_a_document_holds_the_present_policy():
+    screen = Screen.after(FIRST)
+    assert screen.is_present(encode_signed(signed(FIRST)))
+    assert screen.is_present(json.dumps(json.loads(encode_signed(signed(FIRST, []))), separators=(",", ":")).encode())
+    assert not screen.is_present(encode_signed(signed(replace(FIRST, name="other"))))
+    assert not screen.is_present(encode_signed(signed(after(FIRST))))
+    for data in (
+        b"",
+        b"[]",
+        b'{"policy": 1, "signatures": []}',
+        b'{"policy": {"a": "\\ud800"}, "signatures": []}',
+        b" " * 2**20,
+    ):
+        with pytest.raises(PolicyError):
+            screen.is_present(data)
+
+
+def test_of_many_mistakes_a_few_are_listed():
+    good = json.loads(encode_signed(signed(FIRST)))
+    good["policy"].update({"x" * 5000 + str(i): 0 for i in range(100)})
+    with pytest.raises(PolicyError) as refused:
+        decode_signed(json.dumps(good).encode())
+    lines = str(refused.value).split("\n")
+    assert lines[-1] == "policy: and 80 other mistakes"
+    assert len(lines) == 21
+    assert max(map(len, lines)) <= 200

@@ -10,7 +10,7 @@ from keeper_rig import DAY_S, NAME_CLASS, NAME_MASK, PERSON, PHONE, START_S, VAU
 
 from anwen.crypto import grants, merkle
 from anwen.errors import BudgetError, GrantError, PolicyError, RefusedError, UnavailableError
-from anwen.formats import answer, checkpoint, wire
+from anwen.formats import answer, checkpoint, policy_chain, wire
 from anwen.formats.answer import decode_answer
 from anwen.formats.checkpoint import log_origin as origin
 from anwen.model import Budget, Counter
@@ -424,6 +424,19 @@ async def test_a_policy_that_is_not_the_next_is_refused(rig):
             await rig.keepers["a"].handle("policy", rig.grant(body, "a"), body)
     assert rig.keepers["a"].policy.version == 1
     assert grants.WORDING
+
+
+async def test_of_a_strangers_policy_nothing_is_read_in_depth(rig, monkeypatch):
+    """Not even where it is told why it is refused, which is to principals alone."""
+    keeper, dear = rig.keepers["a"], []
+    monkeypatch.setattr(policy_chain, "decode_signed", dear.append)
+    unsigned = policy_chain.encode_signed(policy_chain.SignedPolicy(rig.next_policy(), {"officer": bytes(64)}))
+    for body in (rig.signed, unsigned, unsigned[:-1], b"[" * 100_000):
+        with pytest.raises(GrantError):
+            await keeper.handle("policy", "", body)
+        with pytest.raises(PolicyError):
+            await keeper.handle("policy", rig.grant(body, "a"), body)
+    assert not dear
 
 
 def test_a_grant_may_be_looked_at_before_the_body_it_is_for(rig):

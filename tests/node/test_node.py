@@ -37,6 +37,7 @@ from anwen.errors import (
     GrantError,
     MalformedError,
     NotFoundError,
+    PolicyError,
     ProofError,
     StorageError,
     TooLargeError,
@@ -553,12 +554,19 @@ def version_2(signers=("ada", "ben"), **changes):
 
 async def test_the_next_policy_is_followed_once_it_is_kept(node):
     kept = []
-    node = Node(POLICY, node._store, save=lambda version, document: kept.append((version, document)))
+    node = Node(
+        POLICY, node._store, clock=lambda: NOW_S, save=lambda version, document: kept.append((version, document))
+    )
     document = version_2(name="renamed")
-    for _ in range(2):
-        assert await node.handle("policy", "", document) == b""
+    assert await node.handle("policy", "", document) == b""
     assert kept == [(2, document)]
     assert node.policy.name == "renamed"
+    # that it is followed already is said to principals alone, and whatever officers signed it
+    for present in (document, version_2(["ada"], name="renamed")):
+        with pytest.raises(GrantError):
+            await node.handle("policy", "", present)
+        assert await node.handle("policy", grant(present), present) == b""
+    assert kept == [(2, document)]
 
 
 async def test_a_policy_that_cannot_be_kept_is_not_followed(node):
@@ -577,9 +585,19 @@ async def test_a_policy_that_cannot_be_kept_is_not_followed(node):
      version_2(vault=bytes(16)), version_2().replace(b"police test", b"police tost")],
 )  # fmt: skip
 async def test_another_policy_is_refused_like_everything_without_a_grant(node, document):
-    with pytest.raises(GrantError, match=grants.WORDING):
-        await node.handle("policy", "", document)
+    for nothing in ("", "a.b.c", grant(document, expires_s=NOW_S - 1), grant(b"another body")):
+        with pytest.raises(GrantError, match=grants.WORDING):
+            await node.handle("policy", nothing, document)
+    with pytest.raises(PolicyError):
+        await node.handle("policy", grant(document), document)
     assert node.policy.version == 1
+
+
+async def test_the_present_policy_is_no_answer_to_strangers(node):
+    document = version_2(version=1, previous=POLICY.previous)
+    with pytest.raises(GrantError):
+        await node.handle("policy", "", document)
+    assert await node.handle("policy", grant(document), document) == b""
 
 
 async def test_a_grant_may_be_looked_at_before_the_body_it_is_for(node):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -9,11 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from node_rig import POLICY
+from node_rig import POLICY, grant
 from test_node import version_2
 
 import vault_texts
@@ -92,13 +94,15 @@ async def test_a_node_runs_and_stops(folder):
 async def test_a_policy_given_to_a_node_outlives_it(folder):
     path, policy, info = folder
     document = version_2(nodes=policy.nodes, previous=policy_chain.digest(policy))
-    for _ in range(2):  # kept by the first, known to the second
+    known = functools.partial(grant, document, expires_s=int(time.time()) + 60)
+    for authorization in (None, f"Anwen {known()}"):  # kept by the first, known to the second
         with running(path) as process:
             process.stdout.readline()
             pool = Pool(info.address, info.tls_pin)
-            assert await pool.post("/v1/policy", None, document, 5) == b""
-            with pytest.raises(GrantError):
-                await pool.post("/v1/policy", None, document + b"x", 5)
+            assert await pool.post("/v1/policy", authorization, document, 5) == b""
+            for again in (document, document + b"x"):
+                with pytest.raises(GrantError):
+                    await pool.post("/v1/policy", None, again, 5)
             await pool.aclose()
     assert (path / "policy" / "0002.json").read_bytes() == document
 

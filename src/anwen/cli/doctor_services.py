@@ -102,15 +102,21 @@ async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[_Ask
         yield _Asking(vault.session, purpose, audits=not silent)
 
 
-async def keeper_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
-    """Return which policy version each keeper has, as far as they say ("keeper a": 2)."""
-    found = {}
+async def policy_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
+    """Return which policy version each keeper has, and which nodes have the newest, as far as known ("keeper a": 2)."""
+    found, policy = {}, folder.policy()
     async with _asking(settings, folder) as asking:
-        for keeper in folder.policy().keepers if asking else ():
-            assert asking is not None
+        if asking is None:
+            return {}
+        for keeper in policy.keepers:
             with contextlib.suppress(AnwenError):  # what is down is named when it is sent to
                 state = await _within(inspecting.keeper_state(asking.session, asking.purpose, keeper))
                 found[f"keeper {keeper}"] = state.policy_version
+        for node in policy.nodes:
+            with contextlib.suppress(AnwenError):  # and who lacks versions is given them
+                newest = folder.documents()[-1]
+                await _within(inspecting.has_policy(asking.session, asking.purpose, node, newest))
+                found[f"node {node}"] = policy.version
     return found
 
 

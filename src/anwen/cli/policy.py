@@ -131,5 +131,5 @@ def publish_command(settings: Settings) -> None:
 
 
 async def _publish(settings: Settings, folder: VaultFolder) -> dict[str, int | AnwenError]:
-    versions = await doctor_services.keeper_versions(settings, folder)
+    versions = await doctor_services.policy_versions(settings, folder)
     return await signing.publish(folder.policy(), folder.documents(), versions)

@@ -67,6 +67,12 @@ async def _checkpoint(session: Session, purpose: str, keeper: str, start: int) -
     return size, head.size, {peers[name]: time_s for name, time_s in times.items()}
 
 
+async def has_policy(session: Session, purpose: str, node: str, document: bytes) -> None:
+    """Return if a node follows this signed policy, or follows it from now on. Raises PolicyError: it does not."""
+    grant = session.grant(grants.node_audience(session.policy.vault), purpose, document)
+    await session.transport.call(f"node/{node}", "policy", grant, document, session.timing.request_s)
+
+
 async def store_state(session: Session, purpose: str, node: str) -> StoreState:
     """Return what one node says of its store; needs a purpose that audits."""
     body = wire.encode("node_state", session.random(wire.SALT_BYTES))

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from anwen.errors import PolicyError
-from anwen.formats.policy_file import canonical, from_json, to_json
-from anwen.model import Policy
+from anwen.formats.policy_file import canonical, canonical_json, from_json, to_json
+from anwen.model import Officer, Policy
 
 DOMAIN = b"anwen-policy-1\0"
 MAX_BYTES = 2**21
+GROWTH, SMALL_BYTES = 4, 2**16
+"""How many times as long as its predecessor's canonical JSON a document may be, and how long in any case."""
 _SIGNATURE_BYTES = 64
 _HALF = 32
 
@@ -127,27 +129,90 @@ def sign(policy: Policy, officer_id: str, key: ec.EllipticCurvePrivateKey) -> by
     return r.to_bytes(_HALF) + s.to_bytes(_HALF)
 
 
+def _check_known(version: int, officers: Mapping[str, Officer], signatures: Iterable[str]) -> None:
+    for officer_id in signatures:
+        if officer_id not in officers:
+            raise PolicyError(f"expected signatures of version {version}'s officers, got one of {officer_id[:63]!a}")
+
+
+def _check_signature(officer: Officer, signature: bytes, message: bytes) -> None:
+    key = load_der_public_key(officer.public_key)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    r, s = int.from_bytes(signature[:_HALF]), int.from_bytes(signature[_HALF:])
+    try:
+        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        raise PolicyError(f"the signature of officer {officer.id} does not fit this policy") from None
+
+
 def _check_quorum(officers_of: Policy, signed: SignedPolicy) -> None:
     """Raise unless the quorum of `officers_of` signed: distinct persons, every signature given is right."""
+    _check_known(officers_of.version, officers_of.officers, signed.signatures)
     message, persons = _message(signed.policy), set()
     for officer_id, signature in signed.signatures.items():
-        officer = officers_of.officers.get(officer_id)
-        if officer is None:
-            of = f"version {officers_of.version}'s officers"
-            raise PolicyError(f"expected signatures of {of}, got one of {officer_id[:63]!a}")
-        key = load_der_public_key(officer.public_key)
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        r, s = int.from_bytes(signature[:_HALF]), int.from_bytes(signature[_HALF:])
-        try:
-            key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
-        except InvalidSignature:
-            raise PolicyError(f"the signature of officer {officer_id} does not fit this policy") from None
+        officer = officers_of.officers[officer_id]
+        _check_signature(officer, signature, message)
         persons.add(officer.person_key)
     if len(persons) < officers_of.quorum:
         raise PolicyError(
             f"expected signatures of {officers_of.quorum} different persons among version {officers_of.version}'s "
             f"officers, got {len(persons)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What costs little to see of a document that anybody may have sent: whether it may follow a policy.
+
+    Of whoever is no officer nothing is read but JSON, no longer than a next version may be; no key of his is loaded,
+    none of his mistakes listed. What passes is still to be read and verified: `decode_signed`, `verify_next`.
+    """
+
+    version: int  # of the policy that the document has to follow
+    digest: str
+    most_bytes: int
+    officers: Mapping[str, Officer]
+
+    @classmethod
+    def after(cls, policy: Policy) -> Screen:
+        """Return what may follow a policy. As dear as its canonical JSON (a millisecond, 80 for 5,000 principals)."""
+        message = canonical(policy)
+        most = min(MAX_BYTES, max(SMALL_BYTES, GROWTH * len(message)))
+        return cls(policy.version, hashlib.sha256(message).hexdigest(), most, policy.officers)
+
+    def check(self, data: bytes) -> None:
+        """Raise PolicyError: too long, another version or predecessor, a signature of nobody known, or a wrong one."""
+        self._bound(data)
+        if self.digest.encode() not in data:  # before anything is parsed: who has not seen the policy cannot know it
+            raise PolicyError(f"expected a successor of version {self.version}, got one of another, or none")
+        policy, signatures, message = self._read(data)
+        vault = policy["vault"] if isinstance(policy.get("vault"), dict) else {}
+        if (vault.get("version"), vault.get("previous")) != (self.version + 1, self.digest):
+            raise PolicyError(f"expected version {self.version + 1}, which names version {self.version}")
+        if not signatures:
+            raise PolicyError("signed policy: expected signatures, got none")
+        _check_known(self.version, self.officers, signatures)
+        officer_id, signature = next(iter(signatures.items()))  # all others are checked with the quorum
+        _check_signature(self.officers[officer_id], signature, DOMAIN + message)
+
+    def is_present(self, data: bytes) -> bool:
+        """Return whether a document holds this very policy. Raises PolicyError: it is none."""
+        self._bound(data)
+        return hashlib.sha256(self._read(data)[2]).hexdigest() == self.digest
+
+    def _bound(self, data: bytes) -> None:
+        if len(data) > self.most_bytes:
+            after = f"after version {self.version}"
+            raise PolicyError(f"signed policy: expected at most {self.most_bytes} bytes {after}, got {len(data)}")
+
+    def _read(self, data: bytes) -> tuple[dict[str, Any], dict[str, bytes], bytes]:
+        """Return policy, signatures, and what the policy's canonical JSON is, if it is one. Raises PolicyError."""
+        try:
+            document = json.loads(data)
+            policy, signatures = dict(document["policy"]), _signatures(document["signatures"])
+            return policy, signatures, canonical_json(policy)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise PolicyError("signed policy: expected JSON with policy and signatures") from None
 
 
 def verify_first(signed: SignedPolicy, root: bytes) -> Policy:

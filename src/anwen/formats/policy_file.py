@@ -19,9 +19,11 @@ from anwen.formats.policy_template import fill_template, write_version
 from anwen.formats.toml_lines import dotted, line_of, locate
 from anwen.model import Policy
 
-__all__ = ["canonical", "fill_template", "from_json", "parse_toml", "to_json", "write_version"]
+__all__ = ["canonical", "canonical_json", "fill_template", "from_json", "parse_toml", "to_json", "write_version"]
 
 MAX_CHARACTERS = 2**20
+
+_MISTAKES, _SHOWN = 20, 200  # mistakes in JSON that are listed, and characters of each
 
 to_json = write_policy
 
@@ -53,11 +55,15 @@ def from_json(data: Mapping[str, object]) -> Policy:
     """Return the policy that `to_json` wrote; any other writing of it is refused.
 
     Raises:
-        PolicyError: one line for each mistake.
+        PolicyError: one line for each mistake, of which the first are listed: who wrote it may be anybody.
     """
     policy, mistakes = read_policy(data, dates=False)
     if policy is None:
-        raise PolicyError("\n".join(dict.fromkeys(f"policy: {dotted(m.path)}: {m.text}" for m in mistakes)))
+        lines = list(dict.fromkeys(f"policy: {dotted(m.path)}: {m.text}" for m in mistakes))
+        shown = [line[:_SHOWN] for line in lines[:_MISTAKES]]
+        if len(lines) > _MISTAKES:
+            shown.append(f"policy: and {len(lines) - _MISTAKES} other mistakes")
+        raise PolicyError("\n".join(shown))
     if to_json(policy) != data:
         raise PolicyError("policy: expected every default written out and every list ascending, got another form")
     return policy
@@ -65,4 +71,13 @@ def from_json(data: Mapping[str, object]) -> Policy:
 
 def canonical(policy: Policy) -> bytes:
     """Return the policy's canonical JSON (RFC 8785): what officers sign and what the next version names."""
-    return json.dumps(to_json(policy), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return canonical_json(to_json(policy))
+
+
+def canonical_json(values: object) -> bytes:
+    """Return the canonical JSON of what a policy holds: whole numbers, ASCII keys, text without control characters.
+
+    Raises:
+        ValueError, TypeError: text that is no Unicode, or another value than JSON has.
+    """
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -66,7 +66,7 @@ class Keeper:
         random: Callable[[int], bytes],
     ) -> None:
         self._folder, self._disk, self.clocks, self._random = folder, disk, clocks, random
-        self.identity, self.policy = identity, policy
+        self.identity, self.policy, self._screen = identity, policy, policy_chain.Screen.after(policy)
         self._months = MonthKeys(folder / "log" / "months", disk, random)
         self._state, self.log = State(policy, self._months), Log(folder / "log", disk)
         self._ceremony = Ceremony(identity, folder, disk, random)
@@ -283,6 +283,7 @@ class Keeper:
     async def _take_policy(self, grant: str, body: bytes) -> bytes:
         """Take the next policy version, which a quorum of officers signed."""
         try:
+            self._screen.check(body)
             policy = policy_chain.verify_next(self.policy, policy_chain.decode_signed(body))
             _check_names(policy, self.identity)
         except PolicyError:
@@ -294,7 +295,7 @@ class Keeper:
         except OSError as error:
             raise StorageError("the policy cannot be kept") from error
         # A crash before: the old version, officers send it again. After: the new one, its entry made on start.
-        self.policy = policy
+        self.policy, self._screen = policy, policy_chain.Screen.after(policy)
         self._state.ledger.update_policy(policy)
         index = self._append("policy", {"policy": policy.version}, [])
         await self.log.commit(index)

@@ -63,7 +63,7 @@ class Node:
         save: Callable[[int, bytes], None] = lambda _version, _document: None,
     ) -> None:
         """Args: save: keeps a signed policy version for the next start, durably, before it is followed."""
-        self.policy, self._store = policy, store
+        self.policy, self._screen, self._store = policy, policy_chain.Screen.after(policy), store
         self._clock, self._random, self._save = clock, random, save
         self._epoch, self._epoch_until_s = 0, 0.0
         self._audience = grants.node_audience(policy.vault)
@@ -90,7 +90,7 @@ class Node:
             grant: as it follows `Authorization: Anwen`; may be empty for "policy", which officers' signatures carry.
         """
         if op == "policy":
-            return self._take_policy(body)
+            return self._take_policy(grant, body)
         operation = self._operations.get(op)
         if operation is None:
             raise _refused("unknown operation")
@@ -218,18 +218,19 @@ class Node:
 
     # --- policy --------------------------------------------------------------------------------------------------
 
-    def _take_policy(self, document: bytes) -> bytes:
-        """Follow the next policy version; nothing is said about any other to whoever has no grant."""
+    def _take_policy(self, grant: str, document: bytes) -> bytes:
+        """Follow the next policy version; without a grant nothing is said of any other, nor of the present one."""
         try:
-            signed = policy_chain.decode_signed(document)
-            if policy_chain.digest(signed.policy) == policy_chain.digest(self.policy):
+            self._screen.check(document)
+            policy = policy_chain.verify_next(self.policy, policy_chain.decode_signed(document))
+        except PolicyError:
+            self._authenticate(grant, document)
+            if self._screen.is_present(document):
                 return b""
-            policy = policy_chain.verify_next(self.policy, signed)
-        except PolicyError as error:
-            raise _refused(str(error)) from error
+            raise
         # commit point: a crash before it leaves the old version, after it the next start follows the new one
         self._save(policy.version, document)
-        self.policy = policy
+        self.policy, self._screen = policy, policy_chain.Screen.after(policy)
         return b""
 
 
