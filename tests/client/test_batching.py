@@ -30,12 +30,13 @@ async def test_callers_that_come_while_a_request_runs_travel_together():
     parts=st.lists(st.lists(st.integers(0, 50), max_size=5), max_size=12),
     refused=st.sets(st.integers(0, 50), max_size=4),
     cancelled=st.sets(st.integers(0, 11), max_size=3),
+    kind=st.sampled_from([BudgetError, ZeroDivisionError]),
 )
-def test_no_interleaving_gives_a_caller_anothers_rows_or_anothers_refusal(parts, refused, cancelled):
+def test_no_interleaving_gives_a_caller_anothers_rows_or_anothers_refusal_or_fault(parts, refused, cancelled, kind):
     async def run(items):
         await asyncio.sleep(0)
         if refused & set(items):
-            raise BudgetError("spent")
+            raise kind("spent")
         return [("for", i) for i in items]
 
     async def play():
@@ -51,7 +52,7 @@ def test_no_interleaving_gives_a_caller_anothers_rows_or_anothers_refusal(parts,
         if isinstance(result, asyncio.CancelledError):
             assert i in cancelled
         elif refused & set(part):
-            assert isinstance(result, BudgetError)
+            assert isinstance(result, kind)
         else:
             assert result == [("for", i) for i in part]
 

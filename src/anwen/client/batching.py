@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from anwen.errors import AnwenError
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -57,23 +55,21 @@ class Batcher(Generic[Item, Result]):
         batch = [(items, future) for items, future in batch if not future.cancelled()]
         try:
             results = await self._run([item for items, _ in batch for item in items])
-        except AnwenError as error:
-            await self._alone(batch, error)
-            return
-        except BaseException as error:  # a fault of ours, or the loop is closing: no caller may wait for ever
-            for _, future in batch:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                await self._alone(batch, error)
+                return
+            for _, future in batch:  # the loop is closing: no caller may wait for ever
                 if not future.done():
                     future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
-            return
+            raise
         at = 0
         for items, future in batch:
             if not future.done():
                 future.set_result(results[at : at + len(items)])
             at += len(items)
 
-    async def _alone(self, batch: list[tuple[list[Item], asyncio.Future[list[Result]]]], error: AnwenError) -> None:
+    async def _alone(self, batch: list[tuple[list[Item], asyncio.Future[list[Result]]]], error: Exception) -> None:
         if len(batch) == 1:
             if not batch[0][1].done():
                 batch[0][1].set_exception(error)

@@ -18,7 +18,7 @@ from stdnum.exceptions import InvalidChecksum, InvalidLength, ValidationError
 
 from anwen.formats.characters import RefusalError
 
-_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _DIALLED = re.compile(r"\+?[0-9 ().\-/]+")
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
 _SCHEME = re.compile(r"([a-z]{2})\.([a-z0-9_]{1,32})")
@@ -35,7 +35,7 @@ def e164(dialled: str, region: str | None) -> str:
     Numbers need the length of *possible* ones, not an allotted range: allotments change faster than libraries, and a
     number that was good when it was written must stay findable. About 1 us in E.164 already, 15 us else.
     """
-    if _E164.fullmatch(dialled) is None or not _settled(dialled):
+    if E164.fullmatch(dialled) is None or not _settled(dialled):
         written = dialled.translate(_DASHES)
         if _DIALLED.fullmatch(written) is None:
             raise RefusalError(_NOT_A_NUMBER)

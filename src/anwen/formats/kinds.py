@@ -251,3 +251,29 @@ BY_KIND: dict[str, tuple[Callable[[Field, Any], object], int | None]] = {
     "national_id": (lambda field, value: identifiers.national_id(value, field.scheme), 64),
 }
 """What makes a value of each kind canonical, and how many characters a string of it may have."""
+
+
+def is_text(value: str) -> bool:
+    """Return whether each character of a string, tabs and line breaks aside, may stand in a value."""
+    try:
+        characters.check(value.replace("\n", " ").replace("\t", " "))
+    except RefusalError:
+        return False
+    return True
+
+
+def is_canonical(field: Field, value: object) -> bool:
+    """Return whether a value has the form of `canonical`'s results, whatever lists and schemes say of it today."""
+    limit = BY_KIND[field.kind][1]
+    try:
+        if field.kind == "phone":
+            return isinstance(value, str) and identifiers.E164.fullmatch(value) is not None
+        if field.kind in ("text", "national_id"):
+            clean = characters.lines if field.kind == "text" else characters.one_line
+            return isinstance(value, str) and 0 < len(value) <= (limit or 0) and clean(value) == value
+        form = canonical(field, value)
+    except (ValueError, ArithmeticError):
+        return False
+    if field.kind == "json":
+        return json.dumps(form) == json.dumps(value)
+    return type(form) is type(value) and form == value and form != ""

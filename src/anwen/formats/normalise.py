@@ -100,6 +100,22 @@ def mask(field: Field, canonical: object) -> str | None:
     return f"{MASK} {plain[-MASK_CHARACTERS:]}" if len(plain) >= 3 * MASK_CHARACTERS else MASK
 
 
+def expected_mask(field: Field, searched: bytes) -> str | None:
+    """Return what the rendition of a value shows, by its `index_bytes`; None where these leave it open."""
+    if field.kind in _FOLDED_KINDS or field.kind == "decimal":
+        return None  # values that count as equal have different masks
+    return mask(field, searched.decode())
+
+
 def is_mask(rendition: object) -> bool:
     """Return whether a rendition's value has the shape of a mask. A reader refuses any other, whoever wrote it."""
-    return isinstance(rendition, str) and _LAST4.fullmatch(rendition) is not None
+    return isinstance(rendition, str) and _LAST4.fullmatch(rendition) is not None and kinds.is_text(rendition)
+
+
+def is_canonical(field: Field, value: object) -> bool:
+    """Return whether an opened value is in the one form that `normalise` gives. A reader refuses any other.
+
+    Only its form: whether it would be taken today depends on numbering plans, schemes and lists of values, which
+    change, and what was sealed under older ones stays readable. 1 to 5 us.
+    """
+    return kinds.is_canonical(field, value)
