@@ -8,6 +8,7 @@ import pytest
 from test_quorum import Truth, answer
 
 from anwen.client.rows import Cell, Plain, open_cell
+from anwen.client.session import Timing
 from anwen.client.writing import Writer, _Batch
 from anwen.crypto.dprf import held_by
 from anwen.errors import DisputeError, OpenError
@@ -90,9 +91,6 @@ async def test_our_writer_stores_nothing_of_it(column):
     truth = Truth(3, 2, 1)
     sent = []
 
-    async def current(_purpose):
-        return 1, 1
-
     async def ask_all(*_):
         return {k: lying(truth, column) if k == LIAR else truth.says(k) for k in truth.keepers}
 
@@ -108,7 +106,8 @@ async def test_our_writer_stores_nothing_of_it(column):
     session = SimpleNamespace(
         policy=SimpleNamespace(vault=VAULT),
         random=os.urandom,
-        current=current,
+        timing=Timing(),
+        numbers=(1, 1),
         ask_all=ask_all,
         combine=combine,
         node=node,

@@ -126,10 +126,17 @@ def test_an_answer_without_a_signature_or_of_another_size_stops_no_reading(lying
     assert how == "short" or clerk.session.reports
 
 
-def test_a_wrong_token_key_is_not_used(lying, people):
-    clerk = lying("case_worker", "casework", "b", {"prehash"})
-    with pytest.raises(IntegrityError):
-        clerk.find("person", phone=people[0]["phone"])
+@pytest.mark.parametrize("columns", [(0,), (0, 1)])
+def test_a_wrong_token_key_hides_nobody_and_nothing_is_written_under_it(lying, connect, people, columns):
+    clerk = lying("case_worker", "casework", "b", {"prehash"}, columns)
+    assert len(clerk.find("person", phone=people[0]["phone"])) == 1
+    row, importer = person(next(NUMBERS)), lying("importer", "intake", "b", {"prehash"}, columns)
+    if columns == (0,):  # whose lie it is cannot be told
+        with pytest.raises(IntegrityError):
+            importer.put("person", row)
+    else:
+        importer.put("person", row)
+    assert len(connect("case_worker", "casework").find("person", phone=row["phone"])) == len(columns) - 1
 
 
 @pytest.mark.parametrize("keeper", ["a", "b", "c"])

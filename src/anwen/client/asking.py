@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from anwen.client.health import Health
 from anwen.client.quorum import Round, Rows
-from anwen.errors import AnwenError, OverloadedError, RequestError, UnavailableError
+from anwen.errors import AnwenError, DeniedError, IntegrityError, OverloadedError, RequestError, UnavailableError
 from anwen.formats.answer import Answer
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ async def first_of(
 ) -> T:
     """Return the first answer; the next recipient is asked when one fails, refuses or is late.
 
-    A refusal counts once a second recipient refuses, too: the first one's clock or policy may be wrong.
+    A refusal counts once a second recipient refuses alike, or no other is left: the first one's clock or policy may be
+    wrong, or it lies.
 
     Raises: the refusal; else UnavailableError: none answered.
     """
@@ -122,26 +123,36 @@ async def first_of(
             for recipient, task in done:
                 try:
                     answer = task.result()
-                except RequestError:
-                    raise
                 except AnwenError as error:
                     errors[recipient], move_on = error, True
                     continue
                 for refusing in (r for r, e in errors.items() if not isinstance(e, UnavailableError)):
                     health.failed(refusing, time.monotonic())
                 return answer
-            if sum(not isinstance(e, UnavailableError) for e in errors.values()) > 1:
+            if max(Counter(map(type, _refusals(errors.values()))).values(), default=0) > 1:
                 break
     finally:
         calls.give_up()
     raise _worst(list(errors.values()))
 
 
+def _refusals(errors: Iterable[AnwenError]) -> list[AnwenError]:
+    return [e for e in errors if not isinstance(e, UnavailableError)]
+
+
+def told_by_most(errors: Sequence[AnwenError]) -> AnwenError | None:
+    """Return what most refuse with; of equally many a denial, then a bad request, then a broken promise."""
+    refusals = _refusals(errors)
+    counts, ranks = Counter(map(type, refusals)), (DeniedError, RequestError, IntegrityError)
+    return min(
+        refusals, key=lambda e: (-counts[type(e)], [isinstance(e, kind) for kind in ranks].index(True)), default=None
+    )
+
+
 def _worst(errors: Sequence[AnwenError]) -> AnwenError:
     """Return what says most: a refusal, then one that says when to come again, then the last."""
-    refusals = [e for e in errors if not isinstance(e, UnavailableError)]
-    waits = [e for e in errors if isinstance(e, OverloadedError)]
-    return (refusals or waits or [*errors])[-1]
+    waits: list[AnwenError] = [e for e in errors if isinstance(e, OverloadedError)]
+    return told_by_most(errors) or (waits or errors)[-1]
 
 
 async def all_of(session: Session, op: str, purpose: str, body: bytes) -> dict[str, Answer]:

@@ -31,4 +31,4 @@ async def delete(session: Session, purpose: str, records: Sequence[Record]) -> N
     receipts = [a.receipt for a in answers.values()]
     salt = session.random(wire.SALT_BYTES)
     body = wire.encode("node_delete", salt, tables={"records": table}, blobs={"receipts": receipts})
-    await session.node("node_delete", purpose, body, "outcomes")
+    await session.node("node_delete", purpose, body, lambda answer: wire.decode(answer, "outcomes"))

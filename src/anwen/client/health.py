@@ -20,6 +20,9 @@ FIRST_PROBE_S, LAST_PROBE_S = 0.05, 1.0
 WARM_S = 15.0
 """A recipient that was not heard for so long is probed, too: its connection is there when it is needed."""
 
+DOWN_S = 5.0
+"""A suspect that was not heard for so long is down: no second opinion waits for it."""
+
 HEDGES, HEDGES_AT_ONCE = 0.1, 10.0
 """At most so many second requests for each answer, and in reserve: an overload must not be doubled by impatience."""
 
@@ -83,6 +86,11 @@ class Health:
         """Return whether a recipient is neither suspect nor resting."""
         known = self._of(recipient)
         return not known.suspect and known.rests_until_s <= now_s
+
+    def silent(self, recipient: str, now_s: float) -> bool:
+        """Return whether a suspect was not heard for so long that it counts as down, and no more as late."""
+        known = self._of(recipient)
+        return known.suspect and now_s - known.heard_s > DOWN_S
 
     def trusted_first(self, recipients: Iterable[str], now_s: float) -> list[str]:
         """Return recipients in their order, but those that are not trusted last."""

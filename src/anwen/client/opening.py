@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anwen.client.quorum import Bytes, Report, Round, Rows
+from anwen.client.rounds import under_current
 from anwen.client.rows import Cell, Values, open_cell
 from anwen.client.session import Session
 from anwen.errors import AnwenError, OpenError, RefusedError
@@ -37,8 +38,11 @@ async def open_cells(session: Session, purpose: str, cells: Sequence[Cell]) -> l
 
 
 async def _open_round(session: Session, purpose: str, cells: Sequence[Cell]) -> list[Values | AnwenError]:
-    request = Request(session, (await session.current(purpose))[0], cells)
-    found = await session.ask_some("open", purpose, request.subjects, request.body)
+    async def ask(epoch: int, _: int) -> tuple[Request, Round]:
+        request = Request(session, epoch, cells)
+        return request, await session.ask_some("open", purpose, request.subjects, request.body)
+
+    request, found = await under_current(session, purpose, ask)
     values, contradicted, _ = found.values()
     results: list[Values | AnwenError] = []
     suspect = []

@@ -26,9 +26,12 @@ KeySet = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A keeper that contradicted others; `evidence` are signed answer headers, which hold no key material."""
+    """A contradiction, or a broken promise; `evidence` are keepers' signed answer headers, which hold no key material.
 
-    suspects: tuple[str, ...]
+    What is told of a node has no evidence: nodes sign nothing.
+    """
+
+    suspects: tuple[str, ...]  # keepers' ids, "node/ID"; none where an honest one may have caused it
     reason: str
     evidence: tuple[bytes, ...]
 

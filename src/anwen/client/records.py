@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from anwen.client.rows import Cell
 from anwen.errors import ProofError
 from anwen.formats import wire
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.model import Collection, Policy
+
+MOST_SECONDS = 2**40
+"""Dates of rows are below it: keepers refuse a request, and with it all its other rows, that names a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,16 @@ def records_of(policy: Policy, message: wire.Message) -> dict[bytes, Record]:
     """Return the records in a node's answer, by id, each class at its highest version.
 
     Raises:
-        ProofError: rows of one record disagree about whom or what they are. MalformedError: junk in a row.
+        ProofError: rows of one record disagree about whom or what they are, or have numbers that no node stores.
+        MalformedError: junk in a row.
     """
     rows = message.tables["rows"]
     found: dict[bytes, Record] = {}
     sealed, wraps = message.blobs["sealed"], message.blobs["wraps"]
     if not len(sealed) == len(wraps) == wire.rows_in(rows):
         raise ProofError("node: rows and blobs differ in number")
+    if not rows["version"].all() or (np.maximum(rows["collected_s"], rows["expires_s"]) >= MOST_SECONDS).any():
+        raise ProofError("node: a row of version 0, or with a date that no row has")
     for i in range(wire.rows_in(rows)):
         collection = policy.collection_by_id.get(int(rows["collection"][i]))
         if collection is None:

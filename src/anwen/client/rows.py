@@ -50,6 +50,7 @@ class Plain:
     expires_s: int
     bodies: dict[int, bytes]
     tokens: tuple[Token, ...]
+    checked: bool = True  # whether two keepers told each component of the token keys
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -165,16 +166,20 @@ def open_cell(vault: bytes, cell: Cell, value: bytes) -> Values:
     try:
         if cell.class_id == INDEX_CLASS:
             return {"_index": [entry for entry in _INDEXED.iter_unpack(body) if entry[1]]}
-        content = json.loads(body)
-        if b"\\u" in body:  # writers escape control characters alone: a lone surrogate fits into no file or terminal
-            _dump(content).encode()
-    except (ValueError, struct.error, RecursionError) as error:
+        content = _load(body.decode())
+    except (ValueError, RecursionError, struct.error) as error:
         raise OpenError from error
     return _named(cell, content)
 
 
+_load = json.JSONDecoder().decode
+
+
 def _named(cell: Cell, content: object) -> Values:
-    """Name the fields of an opened class; refuse what a broken or malicious writer may have put there."""
+    """Name the fields of an opened class; refuse what a broken or malicious writer may have put there.
+
+    One such value would else end an export of everybody, or stand where its like is compared with.
+    """
     if not isinstance(content, dict):
         raise OpenError
     by_id = {str(f.id): f for f in cell.collection.fields}
@@ -185,23 +190,27 @@ def _named(cell: Cell, content: object) -> Values:
         f = by_id.get(key)
         if f is None or class_of[f.class_name] != cell.class_id & ~RENDITION:
             raise OpenError
-        if not (f.mask and normalise.is_mask(value) if rendition else _has_form(f, value)):
+        good = f.mask is not None and normalise.is_mask(value) if rendition else normalise.is_canonical(f, value)
+        if not good:
             raise OpenError
         values[f.name] = value
     return values
 
 
-def _has_form(f: Field, value: object) -> bool:
-    """Return whether a value is of its field's kind: text, or what is no text in the one form that writers give it.
+def holds(collection: Collection, class_id: int, values: Values, name: str, searched: bytes) -> bool:
+    """Return whether an opened class agrees with what its record was found by.
 
-    Text is not normalised again: a library's update must make no phone number unreadable.
+    Its full class must hold that value, its rendition the value's mask; other classes say nothing about it.
+
+    Args:
+        searched: `normalise.index_bytes` of the value that was looked for in field `name`.
     """
-    if f.kind not in ("json", "int", "bool"):
-        return isinstance(value, str)
-    try:
-        return normalise.normalise(f, value) == value
-    except MalformedError:
-        return False
+    f = collection.field_named[name]
+    data_class = collection.class_named[f.class_name]
+    if class_id == data_class.id:
+        return name in values and normalise.index_bytes(f, values[name]) == searched
+    expected = normalise.expected_mask(f, searched)
+    return class_id != data_class.rendition_id or expected is None or values.get(name) == expected
 
 
 def seconds(name: str, value: object, default: int) -> int:

@@ -1,8 +1,8 @@
 """One principal's conversation with the keepers and nodes of a vault: grants, rounds, hedging, retries.
 
 A round goes to several keepers at once. Writes and searches ask all that are trusted; openings ask t, chosen by handle,
-and the others only when one fails, contradicts or is late. Nodes are asked one after another, the next when one fails
-or is late. What fails for want of answers is asked again, under fresh grants, until the deadline.
+and the others only when one fails, contradicts or is late. Nodes are asked one after another, the next when one fails,
+answers junk or is late. What fails for want of answers is asked again, under fresh grants, until the deadline.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import logging
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from anwen.client.asking import Asking, Background, Calls, all_of, first_of
+from anwen.client.asking import Asking, Background, Calls, all_of, first_of, told_by_most
 from anwen.client.health import Health
 from anwen.client.quorum import Bytes, Flags, Report, Round, Rows, choose
 from anwen.client.transport import Transport
@@ -30,18 +28,16 @@ from anwen.crypto import grants
 from anwen.crypto.prf_input import nonce_base
 from anwen.errors import (
     AnwenError,
-    ConflictError,
-    DeniedError,
-    IntegrityError,
+    MalformedError,
     OverloadedError,
     PolicyError,
     ProofError,
     QuorumError,
-    RequestError,
+    TooLargeError,
     UnavailableError,
 )
 from anwen.formats import wire
-from anwen.formats.answer import Answer, Header, decode_answer, decode_header, verify_receipt
+from anwen.formats.answer import Answer, Header, decode_answer, decode_header, issuer_hash, verify_receipt
 from anwen.model import Policy
 
 log = logging.getLogger("anwen.client")
@@ -49,7 +45,7 @@ log = logging.getLogger("anwen.client")
 T = TypeVar("T")
 GRANT_LIFE_S = 60
 SETTLING_S = 2.0
-"""How long a contradiction waits for the keepers that could settle it."""
+"""How long a contradiction, or a miss, waits for those that could settle it: at most, and a quarter of the deadline."""
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0
 RETRIED = (UnavailableError, QuorumError, OverloadedError)
@@ -82,35 +78,42 @@ class Session:
     zone: str = ""  # whose node is preferred
 
     def __post_init__(self) -> None:
-        if self.policy.expires_s <= self.clock():
-            raise PolicyError(f"policy version {self.policy.version} has expired: officers must sign the next one")
+        self._check_policy()
         self.health = Health(self.timing.least_s, self.timing.most_s, time.monotonic())
         self._background = Background()
         self._turn = random.randrange(1 << 16)  # noqa: S311 - spreads clients over nodes
         self._closed = False
-        self._current: tuple[int, int] | None = None
+        self.numbers: tuple[int, int] | None = None  # epoch and generation, once known: see `rounds`
         self._outdated = False
-        self.prehash: dict[tuple[int, int], bytes] = {}
+        self.prehash: dict[tuple[int, int], bytes] = {}  # token keys whose components two keepers told
+        self.logged: dict[str, tuple[int, bytes]] = {}  # how long each keeper's log is by the receipt beside it
 
     # --- grants and single calls -------------------------------------------------------------------------------
 
     def grant(self, audience: str, purpose: str, body: bytes, jti: bytes | None = None) -> str:
-        """Return a grant for one recipient and this exact body."""
+        """Return a grant for one recipient and this exact body. Raises PolicyError: the policy has expired."""
+        self._check_policy()
         expires_s, request = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest()
         claims = grants.Grant(self.principal, audience, expires_s, jti or self.random(16), purpose, request)
         return grants.sign(self.key, claims)
 
     def siblings(self, op: str, purpose: str, body: bytes) -> Callable[[str], Coroutine[Any, Any, Answer]]:
         """Return what asks a keeper with grants of one `jti` and `exp`, so that all compute the same nonce base."""
+        self._check_policy()
         expires_s, request, jti = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest(), self.random(16)
-        base = nonce_base(self.principal, jti, expires_s, request)
+        promised = _Promised.of(op, body, nonce_base(self.principal, jti, expires_s, request))
 
         def send(keeper: str) -> Coroutine[Any, Any, Answer]:
             audience = grants.keeper_audience(self.policy.vault, keeper)
             grant = grants.Grant(self.principal, audience, expires_s, jti, purpose, request)
-            return self._ask(keeper, op, grants.sign(self.key, grant), body, base)
+            return self._ask(keeper, op, grants.sign(self.key, grant), body, promised)
 
         return send
+
+    def _check_policy(self) -> None:
+        """Refuse to go on under a policy that has expired: it may still list who was removed since."""
+        if self.policy.expires_s <= self.clock():
+            raise PolicyError(f"policy version {self.policy.version} has expired: officers must sign the next one")
 
     def calls(self, op: str) -> Calls[Any]:
         """Return a collection of requests, still empty."""
@@ -128,17 +131,15 @@ class Session:
         except UnavailableError:
             self.health.failed(recipient, time.monotonic())
             raise
-        except AnwenError as error:
+        except AnwenError:
             self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
-            if isinstance(error, ConflictError):
-                self._current = None  # another epoch or generation than was named
             raise
         finally:
             self.health.ended(recipient)
         self.health.answered(recipient, op, len(body), sent_s=sent_s, now_s=time.monotonic())
         return answer
 
-    async def _until_answered(self, purpose: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def until_answered(self, purpose: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what `attempt` returns; try again, each time after a longer pause, what fails for want of answers."""
         until_s, pause_s = time.monotonic() + self.timing.deadline_s, FIRST_PAUSE_S
         while True:
@@ -175,15 +176,29 @@ class Session:
         await self._background.close()
         await self.transport.close()
 
-    async def node(self, op: str, purpose: str, body: bytes, answer: str) -> wire.Message:
-        """Return a node's answer: of the own zone's, if it is well, else of any. Every node call is idempotent."""
+    async def node(
+        self, op: str, purpose: str, body: bytes, read: Callable[[bytes], T], nodes: Sequence[str] = ()
+    ) -> tuple[str, T]:
+        """Return which node answered and what `read` makes of it: the own zone's, if it is well, else any.
 
-        async def attempt() -> bytes:
-            grant = self.grant(grants.node_audience(self.policy.vault), purpose, body)
-            ask = functools.partial(self._call, op=op, grant=grant, body=body)
-            return await first_of(self.calls(op), self.health, len(body), self._nodes(), ask)
+        Args:
+            read: raises ProofError, MalformedError or TooLargeError at what no honest node says: another is asked.
+            nodes: only these are asked, in their order, each once. Every node call is idempotent.
+        """
 
-        return wire.decode(await self._until_answered(purpose, attempt), answer)
+        async def ask(grant: str, node: str) -> tuple[str, T]:
+            answer = await self._call(node, op, grant, body)
+            try:
+                return node, read(answer)
+            except (ProofError, MalformedError, TooLargeError) as error:
+                self.report(Report((node,), f"{op}: {error}", ()))
+                raise ProofError(f"{node}: {error}") from error
+
+        async def attempt() -> tuple[str, T]:
+            sending = functools.partial(ask, self.grant(grants.node_audience(self.policy.vault), purpose, body))
+            return await first_of(self.calls(op), self.health, len(body), nodes or self._nodes(), sending)
+
+        return await attempt() if nodes else await self.until_answered(purpose, attempt)
 
     def _nodes(self) -> list[str]:
         """Return the nodes in turn, those of the own zone first."""
@@ -194,34 +209,22 @@ class Session:
         at = self._turn % len(nodes)
         return [f"node/{n.id}" for n in sorted(nodes[at:] + nodes[:at], key=lambda n: n.zone != self.zone)]
 
+    def others(self, first: str) -> list[str]:
+        """Return the nodes besides one, those of other zones first."""
+        zones = {f"node/{n.id}": n.zone for n in self.policy.nodes.values()}
+        return sorted((n for n in self._nodes() if n != first), key=lambda n: zones[n] == zones[first])
+
+    @property
+    def settling_s(self) -> float:
+        """How long a call waits for a second opinion."""
+        return min(SETTLING_S, self.timing.deadline_s / 4)
+
     async def keeper(self, keeper: str, op: str, purpose: str, body: bytes) -> bytes:
         """Return one keeper's answer to a request that is not about the DPRF. Raises what it answered."""
         grant = self.grant(grants.keeper_audience(self.policy.vault, keeper), purpose, body)
         return await self._call(f"keeper/{keeper}", op, grant, body)
 
     # --- rounds ------------------------------------------------------------------------------------------------
-
-    async def current(self, purpose: str) -> tuple[int, int]:
-        """Return epoch and generation, as any keeper states them."""
-        if self._current is None:
-            body = wire.encode("state", self.random(wire.SALT_BYTES))
-            answers = await self.ask_all("state", purpose, body)
-            said = Counter((a.header.epoch, a.header.generation) for a in answers.values())
-            self._current = max(said, key=lambda pair: (said[pair], pair))  # the newest would be any liar's choice
-        return self._current
-
-    async def prehash_keys(self, purpose: str, fields: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
-        """Return the token keys of (collection, field) pairs; asked once a session, kept in this process only."""
-        missing = sorted(set(fields) - set(self.prehash))
-        if missing:
-            table = {"collection": np.array([c for c, _ in missing]), "field": np.array([f for _, f in missing])}
-            body = wire.encode("prehash", self.random(wire.SALT_BYTES), tables={"fields": table})
-            values, contradicted, _, _ = self.combine(await self.ask_all("prehash", purpose, body), len(missing))
-            if contradicted.any():
-                # nothing checks a token key: a liar's key would hide people, so none is used
-                raise IntegrityError("keepers contradict each other about a token key; see the session's reports")
-            self.prehash |= {pair: values[i].tobytes() for i, pair in enumerate(missing)}
-        return self.prehash
 
     def combine(self, answers: Mapping[str, Answer], rows: int) -> tuple[Bytes, Flags, Flags, Round]:
         """Return F for each row, contradicted and doubly answered rows, and the round; reports contradictions."""
@@ -232,72 +235,89 @@ class Session:
                 found.add(keeper, answer)
             except ProofError as error:  # as good as no answer
                 wrong[keeper] = error
-        if found.disputes():
-            self.disown(found)
+        self.report_disputes(found)
         if len(found.receipts) < self.policy.threshold:
             raise self.why(wrong)
-        if dispute := found.disputes():
-            self.report(dispute)
         return *found.values(), found
+
+    def report_disputes(self, found: Round) -> None:
+        """Report who contradicts whom, after what nobody signed is left out."""
+        if found.disputes():
+            self.disown(found)
+            if dispute := found.disputes():
+                self.report(dispute)
 
     def disown(self, found: Round) -> None:
         """Drop and report answers that their keeper did not sign; looked at only where answers do not fit."""
         for keeper, receipt in list(found.receipts.items()):
-            try:
-                verify_receipt(receipt, self.policy.keepers[keeper].identity)
-            except ProofError:
+            if not self.is_signed(keeper, receipt):
                 found.drop(keeper)
-                self.report(Report((keeper,), "an answer that its pinned key did not sign", ()))
+
+    def is_signed(self, keeper: str, receipt: bytes) -> bool:
+        """Return whether a keeper's pinned key signed its answer; report it if not."""
+        try:
+            verify_receipt(receipt, self.policy.keepers[keeper].identity)
+        except ProofError:
+            self.report(Report((keeper,), "an answer that its pinned key did not sign", ()))
+            return False
+        return True
 
     def report(self, report: Report) -> None:
-        """Keep and log an accusation whose evidence really carries the signatures of those it names."""
+        """Keep and log an accusation, once, whose evidence really carries the signatures of those it names."""
         for receipt in report.evidence:
             keeper = self.policy.keepers[_keeper_of(receipt)]
             verify_receipt(receipt, keeper.identity)
+        if any((r.suspects, r.reason) == (report.suspects, report.reason) for r in self.reports):
+            return
         self.reports.append(report)
-        log.warning("keepers %s: %s", ", ".join(report.suspects), report.reason)
+        log.warning("%s: %s", ", ".join(report.suspects) or "keepers or nodes", report.reason)
 
     async def ask_all(self, op: str, purpose: str, body: bytes) -> dict[str, Answer]:
         """Ask every trusted keeper with one body; return after all answered, or enough and the others are late.
 
         Raises: QuorumError, or what the keepers answered when fewer could agree to it than it needs.
         """
-        return await self._until_answered(purpose, lambda: all_of(self, op, purpose, body))
+        return await self.until_answered(purpose, lambda: all_of(self, op, purpose, body))
 
     def why(self, errors: Mapping[str, BaseException], needed: int = 0) -> AnwenError:
-        """Return the error that explains best why fewer than needed answered: a denial, a broken promise, then silence.
+        """Return the error that explains best why fewer than needed answered: what most say, a denial first, then
+        silence.
 
         Raises: what is not an AnwenError: a fault of ours.
         """
         for error in errors.values():
             if not isinstance(error, AnwenError):
                 raise error
-        for kind in (DeniedError, IntegrityError, RequestError):
-            for error in errors.values():
-                if isinstance(error, kind):
-                    return error
-        said = ", ".join(f"{k}: {getattr(e, 'code', '?')}" for k, e in sorted(errors.items())) or "no answer in time"
-        waits = [getattr(e, "retry_after_s", None) or 0.0 for e in errors.values()]
-        error = QuorumError(f"fewer than {needed or self.policy.threshold} keepers answered ({said})")
-        error.retry_after_s = max(waits, default=0.0) or None
-        return error
+        said = {k: e for k, e in errors.items() if isinstance(e, AnwenError)}
+        if refusal := told_by_most(list(said.values())):
+            return refusal
+        codes = ", ".join(f"{k}: {e.code}" for k, e in sorted(said.items())) or "no answer in time"
+        quorum = QuorumError(f"fewer than {needed or self.policy.threshold} keepers answered ({codes})")
+        quorum.retry_after_s = max((e.retry_after_s or 0.0 for e in said.values()), default=0.0) or None
+        return quorum
 
-    async def _ask(self, keeper: str, op: str, grant: str, body: bytes, base: bytes = b"") -> Answer:
-        answer = decode_answer(await self._call(f"keeper/{keeper}", op, grant, body))
-        if op == "put" and answer.nonce_base != base:
-            raise ProofError(f"keeper {keeper}: the nonce is not that of this request")  # its rows would open never
+    async def _ask(self, keeper: str, op: str, grant: str, body: bytes, promised: _Promised | None = None) -> Answer:
+        raw = await self._call(f"keeper/{keeper}", op, grant, body)
+        try:
+            answer = decode_answer(raw)
+        except MalformedError as error:
+            raise ProofError(f"keeper {keeper}: {error}") from error
+        (promised or _Promised()).check(answer, keeper)
         self._check(answer.header, keeper, op, body)
+        least = answer.header.entry + (op != "state")
+        if least > self.logged.get(keeper, (0, b""))[0]:
+            self.logged[keeper] = least, answer.receipt
         return answer
 
     def _check(self, header: Header, keeper: str, op: str, body: bytes) -> None:
-        same = (header.vault, header.keeper, header.op, header.request)
-        if same != (self.policy.vault, keeper, op, hashlib.sha256(body).digest()):
+        same = (header.vault, header.keeper, header.op, header.issuer, header.request)
+        issuer = issuer_hash(self.principal)
+        if same != (self.policy.vault, keeper, op, issuer, hashlib.sha256(body).digest()):
             raise ProofError(f"keeper {keeper}: the answer is to another request")
         if header.policy_version > self.policy.version and not self._outdated:
             self._outdated = True
-            log.warning("policy version %d is in force, this client has %d", header.policy_version, self.policy.version)
-        if self._current and (header.epoch, header.generation) != self._current:
-            self._current = None
+            newer, mine = header.policy_version, self.policy.version
+            log.warning("keeper %s has policy version %d, this client has %d", keeper, newer, mine)
 
     async def ask_some(self, op: str, purpose: str, subjects: Bytes, body_for: Callable[[Rows], bytes]) -> Round:
         """Ask t keepers for each row, others where one fails or is slow; return the round, every row covered.
@@ -306,7 +326,7 @@ class Session:
             subjects: uint8, shape (n, 16): chooses who is asked.
             body_for: makes the request for some of the rows.
         """
-        return await self._until_answered(purpose, lambda: self._ask_some(op, purpose, subjects, body_for))
+        return await self.until_answered(purpose, lambda: self._ask_some(op, purpose, subjects, body_for))
 
     async def _ask_some(self, op: str, purpose: str, subjects: Bytes, body_for: Callable[[Rows], bytes]) -> Round:
         now_s, keepers = time.monotonic(), list(self.policy.keepers)
@@ -329,8 +349,9 @@ class Session:
         asking = Asking(self, op, purpose, body_for, found)
         try:
             for keeper in self.policy.keepers:
-                asking.start(keeper, found.unanswered(keeper, rows))
-            await asking.all(SETTLING_S)
+                if not self.health.silent(f"keeper/{keeper}", time.monotonic()):
+                    asking.start(keeper, found.unanswered(keeper, rows))
+            await asking.all(self.settling_s)
         finally:
             asking.calls.give_up()
 
@@ -342,3 +363,30 @@ class Session:
 
 def _keeper_of(receipt: bytes) -> str:
     return decode_header(receipt).keeper
+
+
+@dataclass(frozen=True, slots=True)
+class _Promised:
+    """What a keeper's answer must say besides, where it is to be a receipt, and rows are to be sealed under it."""
+
+    base: bytes = b""
+    root: bytes = bytes(32)
+    numbers: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, op: str, body: bytes, base: bytes) -> Self:
+        """Return what the answers to a request must say."""
+        if op == "put":
+            message = wire.decode(body, op)
+            numbers = message.number("epoch"), message.number("generation")
+            return cls(base, message.sent_root("records", "cells"), numbers)
+        return cls(root=wire.decode(body, op).sent_root("records")) if op == "delete" else cls()
+
+    def check(self, answer: Answer, keeper: str) -> None:
+        """Refuse a nonce, root, epoch or generation that is not the request's: its rows would open never."""
+        header = answer.header
+        numbers = (header.epoch, header.generation)
+        if (self.base and answer.nonce_base != self.base) or header.root != self.root:
+            raise ProofError(f"keeper {keeper}: nonce or root are not those of this request")
+        if self.numbers not in {None, numbers}:
+            raise ProofError(f"keeper {keeper}: answers a put under another epoch or generation than it was asked for")

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
-import numpy as np
-
-from anwen.client import deleting, finding, frames, opening
+from anwen.client import deleting, finding, frames, opening, rounds
 from anwen.client.batching import Batcher
 from anwen.client.deadline import bounded
 from anwen.client.finding import Query
-from anwen.client.opening import stack
-from anwen.client.records import Record, records_of
-from anwen.client.rows import Cell, Plain, Values, bodies_of, canonical_values, seconds, tokens_of
+from anwen.client.reading import Reader
+from anwen.client.records import Record
+from anwen.client.rows import (
+    Cell,
+    Plain,
+    PrehashKeys,
+    Values,
+    bodies_of,
+    canonical_values,
+    holds,
+    seconds,
+    tokens_of,
+)
 from anwen.client.session import Session
 from anwen.client.writing import PutResult, Writer
 from anwen.crypto.blind_index import token
-from anwen.errors import AnwenError, MalformedError, NotFoundError, OpenError, ProofError
-from anwen.formats import normalise, wire
-from anwen.model import INDEX_CLASS, Collection, DataClass
+from anwen.errors import AnwenError, MalformedError, NotFoundError, OpenError
+from anwen.formats import normalise
+from anwen.model import INDEX_CLASS, Collection, DataClass, Field
 
 DAY_S = 86_400
 RESERVED = ("subject", "collected_on", "expires_on")
 """Row keys that are not fields: whose record it is (a handle, in hex), when it was collected, when it ends."""
 
 MASKED = ".masked"
+Found = dict[bytes, Record]
+"""Records by id."""
 
 
 class AsyncVault:
@@ -33,9 +44,9 @@ class AsyncVault:
 
     def __init__(self, session: Session, purpose: str, *, writer: Writer | None = None) -> None:
         self.session, self.policy, self.purpose = session, session.policy, purpose
-        self._writer = writer or Writer(session)
+        self._reader, self._writer = Reader(session, purpose), writer or Writer(session)
         self._opens = Batcher[Cell, Values | AnwenError](self._run_open, most=opening.MOST_CELLS)
-        self._finds: dict[tuple[int, ...], Batcher[Query, dict[bytes, Record]]] = {}
+        self._finds: dict[tuple[int, ...], Batcher[Query, Found]] = {}
         self._gets: dict[tuple[int, ...], Batcher[bytes, Record | None]] = {}
         self._puts = Batcher[Plain, PutResult](lambda rows: self._writer.put(self.purpose, rows), most=4096)
 
@@ -74,31 +85,41 @@ class AsyncVault:
         Raises: DeniedError, QuorumError, DisputeError: nothing was stored.
         """
         schema, mappings = self._collection(collection), frames.rows_of(rows)
-        await self._prehash(schema, [f.id for f in schema.fields if f.index])
+        keys = await self._prehash_keys(schema, schema.fields)
         subjects = await self._subjects(schema, mappings)
         prepared: list[Plain | AnwenError] = []
         prefix = self.session.random(6)
         for row, subject in zip(mappings, subjects, strict=True):
             try:
-                prepared.append(self._plain(schema, row, subject, prefix))
+                prepared.append(self._plain(schema, row, subject, prefix, keys))
             except AnwenError as error:
                 prepared.append(error)
         stored = iter(await self._puts.submit([p for p in prepared if isinstance(p, Plain)]))
         return [next(stored) if isinstance(p, Plain) else PutResult("", "", 0, p) for p in prepared]
 
+    async def _prehash_keys(self, schema: Collection, fields: Sequence[Field]) -> PrehashKeys:
+        """Return the token keys of those fields that are indexed."""
+        return await rounds.prehash_keys(self.session, self.purpose, [(schema.id, f.id) for f in fields if f.index])
+
     def _plain(
-        self, schema: Collection, row: Mapping[str, object], subject: bytes | AnwenError, prefix: bytes
+        self,
+        schema: Collection,
+        row: Mapping[str, object],
+        subject: bytes | AnwenError,
+        prefix: bytes,
+        keys: PrehashKeys,
     ) -> Plain:
         if isinstance(subject, AnwenError):
             raise subject
         names = [c.name for c in schema.classes]
         fields = {k: v for k, v in row.items() if k not in RESERVED and "." not in k}
         values = canonical_values(schema, fields, names)
-        tokens = tokens_of(schema, values, names, self.session.prehash)
+        tokens = tokens_of(schema, values, names, keys)
         collected_s, expires_s = self._dates(schema, row)
         record = prefix + self.session.random(10)
         bodies = bodies_of(schema, values, names, tokens)
-        return Plain(schema, subject, record, 1, collected_s, expires_s, bodies, tokens)
+        checked = keys.keys() <= self.session.prehash.keys()
+        return Plain(schema, subject, record, 1, collected_s, expires_s, bodies, tokens, checked)
 
     def _dates(self, schema: Collection, row: Mapping[str, object]) -> tuple[int, int]:
         step = DAY_S if schema.dates == "day" else 1
@@ -142,29 +163,21 @@ class AsyncVault:
         f = parent.field_named.get(field)
         if name != parent.name or f is None or f.index != "unique":
             raise MalformedError(f"{reference}: expected {parent.name}.FIELD of a unique field")
-        queries: list[Query | AnwenError] = []
-        for value in values:
-            try:
-                queries.append(await self._query(parent, field, value))
-            except MalformedError as error:
-                queries.append(error)
         # a class that no purpose opens keeps the answer small: only whose the record is matters here
-        found = iter(await self._finder((INDEX_CLASS,)).submit([q for q in queries if isinstance(q, Query)]))
-        missing = f"{parent.name}: no record with this {field}"
-        out: list[bytes | AnwenError] = []
-        for q in queries:
-            if isinstance(q, Query):
-                records = list(next(found).values())
-                out.append(bytes.fromhex(records[0].subject) if records else NotFoundError(missing))
-            else:
-                out.append(q)
-        return out
+        found = await self._found(parent, [(field, v) for v in values], (INDEX_CLASS,))
+        missing = NotFoundError(f"{parent.name}: no record with this {field}")
+        return [
+            records
+            if isinstance(records, MalformedError)
+            else next((bytes.fromhex(r.subject) for r in records.values()), missing)
+            for records in found
+        ]
 
     async def _known_handles(self, parent: Collection, handles: Sequence[bytes]) -> set[bytes]:
         if not handles:
             return set()
-        pages = self._pages(parent, sorted(set(handles)), (INDEX_CLASS,), page=8192)
-        return {bytes.fromhex(record.subject) async for record in pages}
+        records = self._reader.subjects(parent, sorted(set(handles)), (INDEX_CLASS,), page=8192)
+        return {bytes.fromhex(record.subject) async for record in records}
 
     @bounded
     async def update(self, record: Record, class_name: str, values: Mapping[str, object]) -> PutResult:
@@ -176,14 +189,15 @@ class AsyncVault:
         data_class = self._class(schema, class_name)
         if not record.cells:
             raise MalformedError(f"record {record.id}: was read without its cells")
-        await self._prehash(schema, [f.id for f in schema.fields_of(class_name) if f.index])
+        keys = await self._prehash_keys(schema, schema.fields_of(class_name))
         canonical = canonical_values(schema, values, [class_name])
-        tokens = tokens_of(schema, canonical, [class_name], self.session.prehash)
+        tokens = tokens_of(schema, canonical, [class_name], keys)
         bodies = bodies_of(schema, canonical, [class_name], tokens)
         # collected_on is copied, so that a correction does not restart retention
         old = record.cells.get(data_class.id) or max(record.cells.values(), key=lambda c: c.version)
         ids = bytes.fromhex(record.subject), bytes.fromhex(record.id)
-        row = Plain(schema, *ids, record.version + 1, old.collected_s, old.expires_s, bodies, tokens)
+        dates, checked = (old.collected_s, old.expires_s), keys.keys() <= self.session.prehash.keys()
+        row = Plain(schema, *ids, record.version + 1, *dates, bodies, tokens, checked)
         (result,) = await self._puts.submit([row])
         if result.error:
             raise result.error
@@ -210,12 +224,7 @@ class AsyncVault:
         return await self._gets[class_ids].submit([_handle(i) for i in ids])
 
     async def _run_get(self, records: list[bytes], classes: Sequence[int]) -> list[Record | None]:
-        tables: dict[str, wire.Table] = {
-            "records": {"record": stack(records, 16)},
-            "classes": {"class": np.array(classes, int)},
-        }
-        body = wire.encode("node_get", self.session.random(wire.SALT_BYTES), tables=tables)
-        found = records_of(self.policy, await self.session.node("node_get", self.purpose, body, "rows"))
+        found = await self._reader.get(records, classes)
         return [found.get(r) for r in records]
 
     @bounded
@@ -224,12 +233,12 @@ class AsyncVault:
         if not values:
             raise MalformedError(f"{collection}: find needs at least one field=value")
         schema = self._collection(collection)
-        queries = [await self._query(schema, name, value) for name, value in values.items()]
-        found = await self._finder(self._class_ids(schema, classes)).submit(queries)
+        found = _good(await self._found(schema, list(values.items()), self._class_ids(schema, classes)))
         common = set(found[0]).intersection(*found[1:])
-        searched = tuple((n, normalise.index_bytes(f := schema.field_named[n], normalise.normalise(f, v)))
-                         for n, v in values.items())  # fmt: skip
-        return [_searched(found[0][r], searched) for r in sorted(common)]
+        return [
+            dataclasses.replace(found[0][r], searched=tuple(s for records in found for s in records[r].searched))
+            for r in sorted(common)
+        ]
 
     @bounded
     async def find_many(
@@ -237,51 +246,50 @@ class AsyncVault:
     ) -> list[list[Record]]:
         """Return for each value the records that hold it in one indexed field."""
         schema = self._collection(collection)
-        queries = [await self._query(schema, field, value) for value in values]
-        found = await self._finder(self._class_ids(schema, classes)).submit(queries)
+        wanted = [(field, value) for value in values]
+        found = _good(await self._found(schema, wanted, self._class_ids(schema, classes)))
         return [[records[r] for r in sorted(records)] for records in found]
 
+    async def _found(
+        self, schema: Collection, wanted: Sequence[tuple[str, object]], classes: tuple[int, ...]
+    ) -> list[Found | MalformedError]:
+        """Return for each (field, value) the records that hold it, by id, or what is wrong with the value.
+
+        Where keepers contradict each other about a token key, every key it may be is searched with.
+        """
+        fields = {name: self._indexed(schema, name) for name, _ in wanted}
+        keys = await rounds.token_keys(self.session, self.purpose, [(schema.id, f.id) for f in fields.values()])
+        searched: list[bytes | MalformedError] = []
+        queries: list[list[Query]] = []
+        for f, value in ((fields[name], value) for name, value in wanted):
+            try:
+                searched.append(bytes_of := normalise.index_bytes(f, normalise.normalise(f, value)))
+                queries.append(_queries(schema, f, keys[schema.id, f.id], bytes_of))
+            except MalformedError as error:
+                searched.append(error)
+                queries.append([])
+        found = iter(await self._finder(classes).submit([q for several in queries for q in several]))
+        results: list[Found | MalformedError] = []
+        for (name, _), value, several in zip(wanted, searched, queries, strict=True):
+            records = {i: r for _ in several for i, r in next(found).items()}
+            if isinstance(value, MalformedError):
+                results.append(value)
+            else:
+                results.append({i: dataclasses.replace(r, searched=((name, value),)) for i, r in records.items()})
+        return results
+
+    @bounded
     async def list_subject(self, subject: str, collection: str, classes: Sequence[str] = ()) -> list[Record]:
         """Return a subject's records in a collection, still sealed."""
         schema = self._collection(collection)
         ids = self._class_ids(schema, classes)
-        return [r async for r in self._pages(schema, [_handle(subject)], ids)]
+        return [r async for r in self._reader.subjects(schema, [_handle(subject)], ids, page=512)]
 
     async def scan(self, collection: str, classes: Sequence[str] = (), *, page: int = 512) -> AsyncIterator[Record]:
         """Yield every record of a collection, still sealed, by record id."""
         schema = self._collection(collection)
-        async for record in self._pages(schema, [], self._class_ids(schema, classes), page):
+        async for record in self._reader.subjects(schema, [], self._class_ids(schema, classes), page):
             yield record
-
-    async def _pages(
-        self, schema: Collection, subjects: Sequence[bytes], classes: Sequence[int], page: int = 512
-    ) -> AsyncIterator[Record]:
-        after = bytes(16)
-        while records := await self._list(schema, subjects, after, page, classes):
-            for record in records:
-                yield record
-            if len(records) < page:
-                return
-            after = bytes.fromhex(records[-1].id)
-
-    @bounded
-    async def _list(
-        self, schema: Collection, subjects: Sequence[bytes], after: bytes, limit: int, classes: Sequence[int]
-    ) -> list[Record]:
-        scalars: dict[str, int | bytes] = {"collection": schema.id, "after": after.ljust(16, b"\0"), "limit": limit}
-        tables: dict[str, wire.Table] = {
-            "subjects": {"subject": stack(subjects, 16)},
-            "classes": {"class": np.array(classes, int)},
-        }
-        body = wire.encode("node_list", self.session.random(wire.SALT_BYTES), scalars, tables)
-        found = records_of(self.policy, await self.session.node("node_list", self.purpose, body, "rows"))
-        for record in found.values():
-            if record.collection != schema.name or (subjects and bytes.fromhex(record.subject) not in subjects):
-                raise ProofError(f"node: record {record.id} is not what was asked for")
-        ids = sorted(found)
-        if len(ids) > limit or (ids and ids[0] <= after):  # else a liar's pages might never end
-            raise ProofError(f"node: {len(ids)} records, of at most {limit} that follow {after.hex()}")
-        return [found[r] for r in ids]
 
     # --- opening -------------------------------------------------------------------------------------------------
 
@@ -309,30 +317,24 @@ class AsyncVault:
             cells += [record.cells[i] for i in ids]
             counts.append(len(ids))
         opened = iter(await self._opens.submit(cells))
-        return [self._merge(r, [next(opened) for _ in range(n)]) for r, n in zip(records, counts, strict=True)]
+        taken = iter(cells)
+        return [
+            self._merge(r, [(next(taken).class_id, next(opened)) for _ in range(n)])
+            for r, n in zip(records, counts, strict=True)
+        ]
 
-    def _merge(self, record: Record, parts: Sequence[Values | AnwenError]) -> Values | AnwenError:
+    def _merge(self, record: Record, parts: Sequence[tuple[int, Values | AnwenError]]) -> Values | AnwenError:
+        """Return the values of opened classes, after a look at whether they hold what the record was found by."""
         values: Values = {}
-        for part in parts:
+        schema = self._collection(record.collection)
+        for class_id, part in parts:
             if isinstance(part, AnwenError):
                 return part
-            values |= part
-        schema = self._collection(record.collection)
-        for name, expected in record.searched:
-            f = schema.field_named[name]
-            full = any(c.class_id == schema.class_named[f.class_name].id for c in record.cells.values())
-            if full and name in values and f.class_name in self._opened_full(values, schema):
-                try:
-                    held = normalise.index_bytes(f, normalise.normalise(f, values[name]))
-                except MalformedError:
-                    continue  # a rendition's mask: the posting's check value stands for it
-                if held != expected:
+            for name, searched in record.searched:
+                if not holds(schema, class_id, part, name, searched):
                     return OpenError(f"record {record.id}: does not hold the {name} it was found by")
+            values |= part
         return values
-
-    @staticmethod
-    def _opened_full(values: Values, schema: Collection) -> set[str]:
-        return {schema.field_named[n].class_name for n in values if n in schema.field_named}
 
     async def _run_open(self, cells: list[Cell]) -> list[Values | AnwenError]:
         return await opening.open_cells(self.session, self.purpose, cells)
@@ -361,29 +363,32 @@ class AsyncVault:
                 ids.append(self._class(schema, name).id)
         return tuple(ids)
 
-    async def _prehash(self, schema: Collection, fields: Sequence[int]) -> None:
-        await self.session.prehash_keys(self.purpose, [(schema.id, f) for f in fields])
-
-    async def _query(self, schema: Collection, name: str, value: object) -> Query:
+    @staticmethod
+    def _indexed(schema: Collection, name: str) -> Field:
         f = schema.field_named.get(name)
         if f is None or f.index is None:
             indexed = ", ".join(x.name for x in schema.fields if x.index) or "none"
             raise MalformedError(f"{schema.name}.{name}: not an indexed field; those are {indexed}")
-        canonical = normalise.normalise(f, value)
-        await self._prehash(schema, [f.id])
-        key = self.session.prehash[schema.id, f.id]
-        return Query(schema.id, f.id, f.index == "unique", token(key, normalise.index_bytes(f, canonical)))
+        return f
 
-    def _finder(self, classes: tuple[int, ...]) -> Batcher[Query, dict[bytes, Record]]:
+    def _finder(self, classes: tuple[int, ...]) -> Batcher[Query, Found]:
         if classes not in self._finds:
-            self._finds[classes] = Batcher[Query, dict[bytes, Record]](
+            self._finds[classes] = Batcher[Query, Found](
                 lambda queries: finding.find(self.session, self.purpose, queries, classes), most=8192
             )
         return self._finds[classes]
 
 
-def _searched(record: Record, searched: tuple[tuple[str, bytes], ...]) -> Record:
-    return Record(record.collection, record.id, record.subject, record.version, record.cells, searched)
+def _queries(schema: Collection, f: Field, keys: Sequence[bytes], searched: bytes) -> list[Query]:
+    return [Query(schema.id, f.id, f.index == "unique", token(key, searched)) for key in keys]
+
+
+def _good(found: Sequence[Found | MalformedError]) -> list[Found]:
+    """Return what was found for each value. Raises MalformedError: a value is none."""
+    for records in found:
+        if isinstance(records, MalformedError):
+            raise records
+    return [records for records in found if not isinstance(records, MalformedError)]
 
 
 def _handle(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -10,19 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anwen.client.finding import Gap, Query, first_free, token_table
+from anwen.client.finding import Gap, Query, first_free, token_table, without_gaps
 from anwen.client.opening import stack
 from anwen.client.quorum import Bytes, Flags
+from anwen.client.rounds import under_current
 from anwen.client.rows import Plain, SealedRow, Token, seal_row
 from anwen.client.session import Session
 from anwen.crypto import blind_index
-from anwen.errors import AnwenError, ConflictError, DisputeError, NotFoundError, ProofError, UnavailableError
+from anwen.errors import (
+    AnwenError,
+    ConflictError,
+    DisputeError,
+    IntegrityError,
+    NotFoundError,
+    ProofError,
+    UnavailableError,
+)
 from anwen.formats import wire
+from anwen.formats.answer import Answer
 from anwen.formats.envelope import commitment, row_tag
 
 CANDIDATES = 8
 """Slots that the one posting of a value in a put may choose from; more postings may choose from more."""
 
+Numbers = npt.NDArray[np.int64]
 MOST_CANDIDATES = 64
 ATTEMPTS = 8  # in a row without storing anything
 MOST_HINTS = 2**18
@@ -43,7 +55,8 @@ class Writer:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._next_slot: dict[tuple[int, int, bytes], int] = {}
+        self._next_slot: dict[int, int] = {}  # by the hash of the query, which tells nothing of its token
+        self._first_dek = b""  # of the last put
 
     async def put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult]:
         """Seal and store rows; one result for each, in order.
@@ -66,58 +79,75 @@ class Writer:
 
     async def _put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult | None]:
         batch = _Batch(self.session, rows)
-        epoch, generation = await self.session.current(purpose)
-        scalars: dict[str, int | bytes] = {"epoch": epoch, "generation": generation}
-        salt = self.session.random(wire.SALT_BYTES)
-        answers = await self.session.ask_all("put", purpose, wire.encode("put", salt, scalars, batch.keeper_tables()))
+        self._check_fresh(batch.deks)
+
+        async def ask(epoch: int, generation: int) -> tuple[dict[str, int | bytes], dict[str, Answer]]:
+            scalars: dict[str, int | bytes] = {"epoch": epoch, "generation": generation}
+            body = wire.encode("put", self.session.random(wire.SALT_BYTES), scalars, batch.keeper_tables())
+            return scalars, await self.session.ask_all("put", purpose, body)
+
+        scalars, answers = await under_current(self.session, purpose, ask)
         values, contradicted, doubled, found = self.session.combine(answers, batch.cells + len(batch.queries))
         if contradicted.any():
             evidence = tuple(a.receipt for a in answers.values())
             raise DisputeError("keepers contradict each other: nothing was stored; see the session's reports", evidence)
         batch.answered(values)
-        scalars |= {"nonce_base": next(iter(answers.values())).nonce_base, "verified": int(bool(doubled.all()))}
-        starts = [0 if q.unique else self._next_slot.get(_hint(q), 0) for q in batch.queries]
-        blobs = {"envelopes": batch.envelopes, "receipts": list(found.receipts.values())}
+        verified = bool(doubled.all()) and all(r.checked for r in rows)
+        scalars |= {"nonce_base": next(iter(answers.values())).nonce_base, "verified": int(verified)}
+        starts = [0 if q.unique else self._next_slot.get(hash(q), 0) for q in batch.queries]
         tables = batch.node_tables(starts)
+        blobs = {"envelopes": batch.envelopes, "receipts": list(found.receipts.values())}
         body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
-        answer = await self.session.node("node_put", purpose, body, "outcomes")
-        outcomes, slots = answer.tables["records"]["outcome"], answer.tables["postings"]["slot"]
-        if (len(outcomes), len(slots)) != (len(batch.rows), len(batch.postings)):
-            raise ProofError("node: an answer for another number of rows")
-        offered = tables["postings"]["labels"].tolist()
-        if any(n <= slot != wire.NOWHERE for slot, n in zip(slots.tolist(), offered, strict=True)):
-            raise ProofError(
-                "node: a slot that was not among those offered"
-            )  # later postings would go where none looks
-        self._learn(batch, starts, slots)
+        read = functools.partial(_outcomes, len(rows), tables["postings"]["labels"].astype(np.int64))
+        node, (outcomes, slots) = await self.session.node("node_put", purpose, body, read)
+        await self._learn(purpose, node, batch, starts, slots)
         await self._find_slots(purpose, batch, starts, outcomes == wire.Outcome.NO_SLOT)
         return batch.results(outcomes)
 
-    def _learn(self, batch: _Batch, starts: Sequence[int], slots: npt.NDArray[np.generic]) -> None:
+    def _check_fresh(self, deks: Bytes) -> None:
+        """Refuse to seal with random bytes that came before: two bodies under one key and IV would lay both open."""
+        drawn = deks.view("V32").ravel().tolist()
+        if len(set(drawn)) < len(drawn) or self._first_dek in drawn:
+            raise IntegrityError("the source of random bytes repeats itself: nothing was sealed")
+        self._first_dek = drawn[0]
+
+    async def _learn(self, purpose: str, node: str, batch: _Batch, starts: Sequence[int], slots: Numbers) -> None:
+        """Remember where the free slots of common values begin, as far as a second node says so, too."""
+        ends: dict[int, int] = {}
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
-            if query_row is None:
-                continue
-            query = batch.queries[query_row]
-            if slot != wire.NOWHERE and not query.unique and starts[query_row] + slot >= CANDIDATES // 2:
-                self._remember(query, starts[query_row] + slot + 1)
+            if query_row is not None and slot != wire.NOWHERE and not batch.queries[query_row].unique:
+                ends[query_row] = max(starts[query_row] + slot + 1, ends.get(query_row, 0))
+        claims = {i: end for i, end in ends.items() if end > CANDIDATES // 2}
+        runs = [(batch.keys[i], starts[i], end) for i, end in claims.items()]
+        for (i, end), true in zip(claims.items(), await without_gaps(self.session, purpose, node, runs), strict=True):
+            if true:
+                self._remember(batch.queries[i], end)
 
     def _remember(self, query: Query, slot: int) -> None:
         if len(self._next_slot) >= MOST_HINTS:
             self._next_slot.clear()
-        self._next_slot[_hint(query)] = max(slot, self._next_slot.get(_hint(query), 0))
+        self._next_slot[hash(query)] = max(slot, self._next_slot.get(hash(query), 0))
 
     async def _find_slots(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
         """Learn where the free slots begin of the values whose candidates were all taken."""
         crowded = {i for row, i, _ in batch.postings if full[row] and i is not None}
         wanted = sorted(i for i in crowded if not batch.queries[i].unique)
-        gaps = [Gap(batch.keys[i], max(starts[i], self._next_slot.get(_hint(batch.queries[i]), 0))) for i in wanted]
+        gaps = [Gap(batch.keys[i], max(starts[i], self._next_slot.get(hash(batch.queries[i]), 0))) for i in wanted]
         await first_free(self.session, purpose, gaps)
         for i, gap in zip(wanted, gaps, strict=True):
             self._remember(batch.queries[i], gap.free or 0)
 
 
-def _hint(query: Query) -> tuple[int, int, bytes]:
-    return query.collection, query.field, query.token[:16]
+def _outcomes(rows: int, labels: Numbers, answer: bytes) -> tuple[Numbers, Numbers]:
+    """Return outcomes and slots of a put of so many rows, whose postings had so many labels each."""
+    message = wire.decode(answer, "outcomes")
+    outcomes = message.tables["records"]["outcome"].astype(np.int64)
+    slots = message.tables["postings"]["slot"].astype(np.int64)
+    if (len(outcomes), len(slots)) != (rows, len(labels)):
+        raise ProofError("an answer for another number of rows")
+    if (outcomes > max(wire.Outcome)).any() or ((slots >= labels) & (slots != wire.NOWHERE)).any():
+        raise ProofError("an outcome or a slot that there is not")
+    return outcomes, slots
 
 
 class _Batch:
@@ -210,7 +240,7 @@ class _Batch:
             "labels": {"label": stack(labels, 16)},
         }
 
-    def results(self, outcomes: npt.NDArray[np.generic]) -> list[PutResult | None]:
+    def results(self, outcomes: Numbers) -> list[PutResult | None]:
         """Return results in the caller's order, None for rows that have to come again."""
         results: list[PutResult | None] = [None] * len(self.rows)
         for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
@@ -238,4 +268,4 @@ def _error(plain: Plain, outcome: int) -> AnwenError | None:
         case wire.Outcome.DELETED:
             return NotFoundError(f"{name}: was deleted")
         case _:
-            return ProofError(f"{name}: node answered outcome {outcome}")
+            raise AssertionError(outcome)  # `_outcomes` and `results` let no other come here

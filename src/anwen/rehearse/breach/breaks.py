@@ -102,11 +102,11 @@ true_token, true_node_find, last = vault.token, finding.node_find, [b""]
 def token(key, value):
     last[0] = value
     return true_token(key, value)
-async def node_find(session, purpose, labels, classes):
+async def node_find(session, *asked):
     true_random = session.random
     session.random = lambda size: last[0][:size].ljust(size) if size == 16 else true_random(size)
     try:
-        return await true_node_find(session, purpose, labels, classes)
+        return await true_node_find(session, *asked)
     finally:
         session.random = true_random
 vault.token, finding.node_find = token, node_find

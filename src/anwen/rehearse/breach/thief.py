@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anwen.client import audit
+from anwen.client import audit, rounds
 from anwen.client.opening import Request
 from anwen.client.records import Record
 from anwen.client.rows import Cell, open_cell
@@ -97,7 +97,7 @@ class Thief:
 
     async def _get(self, keeper: str, records: Sequence[Record]) -> bool:
         cells = [r.cells[self._class] for r in records]
-        request = Request(self.session, (await self.session.current(self.purpose))[0], cells)
+        request = Request(self.session, (await rounds.current(self.session, self.purpose))[0], cells)
         body = request.body(np.arange(len(cells)))
         self.requests += 1
         try:

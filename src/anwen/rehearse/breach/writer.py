@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from anwen.client import rounds
 from anwen.client.opening import stack
 from anwen.client.rows import Cell
 from anwen.client.session import Session
@@ -77,7 +78,7 @@ async def _as_new(session: Session, purpose: str, cells: Sequence[Cell]) -> tupl
 
 async def _put_body(session: Session, purpose: str, cells: Sequence[Cell]) -> bytes:
     """Return a put that names stored rows."""
-    epoch, generation = await session.current(purpose)
+    epoch, generation = await rounds.current(session, purpose)
     place = {record: i for i, record in enumerate(dict.fromkeys(c.record for c in cells))}
     firsts = list({c.record: c for c in cells}.values())  # in the order of `place`
     records: wire.Table = {
