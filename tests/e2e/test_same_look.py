@@ -131,7 +131,8 @@ def test_keepers_get_no_token_for_a_value_that_is_not_there(police):
         importer.put("person", person(1))
 
     async def logged(vault):
-        return [json.loads(entry) async for entry, _ in audit.entries(vault.session, "oversight", "a")]
+        pages = audit.pages(vault.session, "oversight", "a")
+        return [json.loads(entry) async for page in pages for entry in page.entries]
 
     with anwen.open(police.path, key="dpo", purpose="oversight") as auditor:
         entries = auditor._loop.run(logged(auditor))

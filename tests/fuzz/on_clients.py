@@ -359,8 +359,8 @@ def log_answers(data):
         elif what == 3:
             await inspecting.store_state(session, "work", "a")
         else:
-            async for entry, _ in audit.entries(session, "work", "a"):
-                law(isinstance(entry, bytes), "an entry")
+            async for page in audit.pages(session, "work", "a"):
+                law(all(isinstance(entry, bytes) for entry in page.entries), "an entry")
 
     with within():
         try:

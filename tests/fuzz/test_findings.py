@@ -411,7 +411,7 @@ def test_a_keeper_is_named_whose_entry_is_none(entry):
 
 
 def test_classes_of_a_newer_policy_are_shown_by_number():
-    assert audit.class_names(POLICY, {"1.1": 1, "1.32767": 1, "1.32769": 1, "77.2": 1, "1.99": 1}) == (
+    assert audit.class_names(POLICY, "a", {"1.1": 1, "1.32767": 1, "1.32769": 1, "77.2": 1, "1.99": 1}) == (
         "1.99", "77.2", "person._index", "person.identity", "person.identity.masked",
     )  # fmt: skip
 

@@ -47,7 +47,8 @@ def subject_command(settings: Settings, who: str, stdin: bool, collection: str, 
         seen = vault.audit_subject(who, since_s)
     items = [dataclasses.asdict(s) for s in seen]
     settings.show([{"time": _moment(item.pop("time_ms")), **item} for item in items])
-    output.say(f"{len(seen)} requests about subject {who}")
+    doubtful = sum(bool(s.doubt) for s in seen)
+    output.say(f"{len(seen)} requests about subject {who}" + (f", {doubtful} of them in doubt" if doubtful else ""))
 
 
 def _moment(time_ms: int) -> str:
@@ -102,6 +103,9 @@ async def _newest(settings: Settings, keeper: str, last: int) -> list[dict[str, 
         body = wire.encode("log", vault.session.random(wire.SALT_BYTES), {"start": 0, "count": 0})
         answer = wire.decode(await vault.session.keeper(chosen, "log", vault.purpose, body), "entries")
         start = max(0, answer.number("size") - last)
-        pages = audit.entries(vault.session, vault.purpose, chosen, start)
-        found = [audit.members(chosen, e) async for e, _ in pages]
-        return [{"index": i, "entry": entry} for i, entry in enumerate(found[:last], start)]
+        found: list[bytes] = []
+        async for page in audit.pages(vault.session, vault.purpose, chosen, start):
+            found += page.entries
+            if len(found) >= last:
+                break
+        return [{"index": i, "entry": audit.members(chosen, e)} for i, e in enumerate(found[:last], start)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -209,10 +208,9 @@ async def _check_logs(scene: Scene, cast: Cast, thief: Thief, theft: Theft) -> N
         for keeper in scene.policy.keepers:
             got = {request for k, request in thief.answered if k == keeper}
             logged = set()
-            async for entry, _ in audit.entries(vault.session, vault.purpose, keeper):
-                about = json.loads(entry)
-                if about.get("op") == "open":
-                    logged.add(about["req"])
+            async for page in audit.pages(vault.session, vault.purpose, keeper):
+                found = [audit.members(keeper, entry) for entry in page.entries]
+                logged |= {about["req"] for about in found if about.get("op") == "open"}
             missing += len(got - logged)
     theft.note(
         "each answer looked for in the log of the keeper that gave it", answers=len(thief.answered), unlogged=missing
