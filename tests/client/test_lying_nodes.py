@@ -422,7 +422,7 @@ def test_what_all_say_or_the_only_one_is_believed(rig, people):
 # --- mutations ---------------------------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=10)
 @given(data=st.data())
 def test_mutated_nodes_raise_nothing_but_our_errors_in_bounded_time(rig, people, data):
     """Bytes flipped, cut, added or repeated in what every node answers to one operation."""

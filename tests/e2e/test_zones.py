@@ -146,8 +146,13 @@ class Load:
             yield f"{kind}: {len(took)}, longest gap {gap * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms"
 
 
-@pytest.mark.parametrize("zone", ["a", "b", "c"])
-@pytest.mark.parametrize(("fault", "undo"), [("kill", "restart"), ("hang", "go_on"), ("swallow", "restart")])
+LOST = [(zone, *how) for zone in "abc" for how in (("kill", "restart"), ("hang", "go_on"), ("swallow", "restart"))]
+IN_CI = [("a", "kill", "restart"), ("b", "hang", "go_on"), ("c", "swallow", "restart")]
+
+
+@pytest.mark.parametrize(
+    ("zone", "fault", "undo"), [pytest.param(*each, marks=[] if each in IN_CI else pytest.mark.deep) for each in LOST]
+)
 def test_a_lost_zone_costs_nobody_an_error_and_is_used_again_when_it_is_back(zones, zone, fault, undo):
     asyncio.run(_through(zones, zone, getattr(zones, fault), getattr(zones, undo)))
 

@@ -20,7 +20,7 @@ from anwen.rehearse.breach.thief import most_in_window
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
 TIMEOUT_S = 900
-IN_CI = ("budget", "plaintext", "replay")
+IN_CI = ("budget",)
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="reads the memory of other processes")
 
 
@@ -57,19 +57,32 @@ def theft(figures, name):
 
 @ROOT
 def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_it(breach):
-    code, found, page, said = breach("--people", "700")
+    names = [n for n in THEFTS if n != "inference"]
+    code, found, page, said = breach("--people", "500", *(word for n in names for word in ("--theft", n)))
     assert code == OK, said
     assert found["broken"] == []
-    assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in THEFTS]
+    assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in names]
     assert {t["name"]: t["people"] for t in found["thefts"] if t["people"]} == {
         "key": 150, "key and keeper": 200, "2 keepers": found["people"] + 20,
     }  # fmt: skip
     assert theft(found, "key")["figures"]["unlogged"] == 0
     assert theft(found, "nobody")["figures"]["answers"] == 1
     assert theft(found, "nobody")["figures"]["requests"] > 4_000
+    assert theft(found, "key")["figures"]["honest_in_hour"] >= 140
     assert theft(found, "dump")["figures"]["values_looked_for"] > 2_000
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
+
+
+@ROOT
+@pytest.mark.deep
+def test_public_statistics_guess_no_better_of_a_dump_and_the_report_shows_it(breach):
+    code, found, page, said = breach("--people", "5000", "--theft", "inference")
+    assert code == OK, said
+    won = {(c["store"], c["column"]): c["recovered"] for c in found["columns"]}
+    assert won["deterministic", "sex"] == 1
+    assert won["Anwen", "sex"] < 0.6
+    assert "order-preserving" in page
 
 
 def seen(breach, name):

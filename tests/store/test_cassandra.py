@@ -66,6 +66,7 @@ async def _connected_again_and_again(members):
         await asyncio.sleep(1)
 
 
+@pytest.mark.deep
 async def test_a_member_that_acknowledges_before_it_writes_is_refused(members):
     path = members.folder / "c" / "cassandra.yaml"
     good = path.read_text()

@@ -44,6 +44,7 @@ async def test_a_record_on_two_pages_is_one(fresh, tmp_path, monkeypatch):
     await store.close()
 
 
+@pytest.mark.deep
 async def test_values_of_any_kind_are_taken_kept_and_given_up_after_a_restore(fresh, tmp_path):
     settings, into = fresh(), fresh()
     store, rows = await filled("cassandra", settings, tmp_path)

@@ -142,6 +142,9 @@ async def test_the_suite_sees_a_loss(server, connect, settings, monkeypatch):
     """Commits that do not wait for the disk, if the engine let them: the same check finds what is gone."""
     monkeypatch.setattr(postgresql_schema, "_WEAK", {})
     name = str(settings["conninfo"]).rpartition("=")[2]
+    execute(
+        server, "ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()"
+    )  # else it wakes in time to save all
     execute(server, f"ALTER ROLE {name} SET synchronous_commit = off")
     load = Load([await connect()], 1)
     async with load.running():

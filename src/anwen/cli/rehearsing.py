@@ -76,8 +76,7 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
 
 
 @rehearse_group.command("breach")
-@click.option("--fresh", type=click.Choice(["police"]), default="police", show_default=True, help="A vault of its own.")
-@click.option("--vault", "folder", type=PATH, help="A copy of this one instead; it must not run meanwhile.")
+@click.option("--fresh", type=click.Choice(["police"]), help="A vault of its own, the usual without --vault.")
 @click.option("--people", type=click.IntRange(min=300), help="How many are put into a fresh vault (100,000).")
 @click.option("--theft", "thefts", multiple=True, type=click.Choice(THEFTS), help="Only this one; repeatable.")
 @click.option(
@@ -90,13 +89,16 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
 @click.option("--figures", "figures_file", type=PATH, help="Write all figures as JSON.")
 @settings_of
 def breach(
-    settings: Settings, /, *, fresh: str, folder: Path | None, quick: bool, page: Path | None,
-    figures_file: Path | None, **given: Any,
-) -> None:  # fmt: skip
-    """Rob a vault of everything that can be taken, and count what it gives. Exit code 1 when a bound is broken."""
+    settings: Settings, /, *, fresh: str, quick: bool, page: Path | None, figures_file: Path | None, **given: Any
+) -> None:
+    """Rob a vault of everything that can be taken, and count what it gives. Exit code 1 when a bound is broken.
+
+    With --vault, a copy of it, which must not run meanwhile; else, or with --fresh or --people, a vault of its own.
+    """
+    copied = settings.vault if not (fresh or given["people"]) else None
     stated = {name: value for name, value in given.items() if value not in (None, (), "")}
     usual = Breach(people=1_500, hours=thief.QUICK_HOURS, compare=False) if quick else Breach()
-    plan = dataclasses.replace(usual, vault=str(folder or ""), template=fresh, **stated)
+    plan = dataclasses.replace(usual, vault=str(copied or ""), template=fresh or usual.template, **stated)
     outcome = _run(rehearse_breach(plan, output.say))
     if figures_file:
         figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
