@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -96,6 +97,7 @@ class Cassandra:
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         from anwen.rehearse.cassandra import Cluster  # noqa: PLC0415
 
+        logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # members go down here: that is no news
         self._cluster = Cluster(folder, tuple(hosts), hosts, prefix=prefix)
         self._session: Session | None = None
 
