@@ -155,7 +155,7 @@ class _Rehearsal:
             del thefts["inference"]
             self.outcome.skipped["inference"] = "public statistics are not those of this vault's people"
         for name in (n for n in THEFTS if n in wanted and n in thefts):
-            await self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
+            self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
             theft = await thefts[name]()
             self.outcome.thefts.append(theft)
             said = "; ".join(theft.broken) or "holds"

@@ -181,7 +181,7 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
     )  # fmt: skip
     await _check_logs(scene, cast, thief, theft)
     if not with_keeper:
-        await scene.pass_time(DAY_S + HOUR_S)
+        scene.pass_time(DAY_S + HOUR_S)
         await _check_honest(scene, cast, theft, budget.per_hour)
     theft.close()
     return theft
@@ -193,7 +193,7 @@ async def _work(scene: Scene, thief: Thief, records: Sequence[Record], hours: in
     restart_at = begun + 2.2 * HOUR_S
     while scene.now() - begun < hours * HOUR_S:
         await thief.rob(records)
-        await scene.pass_time(next(edges))
+        scene.pass_time(next(edges))
         if scene.now() >= restart_at:
             keeper, restart_at = next(restarts), restart_at + 5 * HOUR_S
             await scene.kill("keeper", keeper)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anwen.errors import ClockError, GrantError, UnavailableError
+from anwen.rehearse import preload
 from anwen.rehearse.outage import steps
 from anwen.rehearse.outage.databases import living
 from anwen.rehearse.outage.network import ROUND_TRIP_S
@@ -195,7 +196,7 @@ async def _empty(zones: Zones, zone: str) -> None:
 
 async def _skew(zones: Zones, zone: str, turn: int) -> str:
     by = -SKEW_S if turn == LAST_TURN else SKEW_S
-    (zone_folder(zones.folder, zone) / "clock").write_text(f"{by:+d}")
+    preload.set_clock(zone_folder(zones.folder, zone) / "clock", by)
     offset, until = 0.0, time.monotonic() + PROOF_S
     while abs(offset - by) > 1:
         if time.monotonic() > until:
@@ -211,7 +212,7 @@ async def _skew(zones: Zones, zone: str, turn: int) -> str:
 
 
 async def _set_clock(zones: Zones, zone: str) -> None:
-    (zone_folder(zones.folder, zone) / "clock").write_text("+0")
+    preload.set_clock(zone_folder(zones.folder, zone) / "clock", 0)
 
 
 # --- several zones ---------------------------------------------------------------------------------------------------
