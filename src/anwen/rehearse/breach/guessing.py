@@ -35,6 +35,9 @@ def steal(scene: Scene, people: Fresh) -> tuple[Theft, list[dict[str, object]]]:
     }
     found = {store: attack_everything(shows, truth, knowledge) for store, shows in weaker_stores.items()}
     found[OURS] = attack_everything(shown, truth, knowledge, observables.batches(records))
+    found = {
+        store: {c: b for c, b in bests.items() if b.most < 1} for store, bests in found.items()
+    }  # one value: no secret
     return _judged(found, len(shown), len(known)), _rows(found)
 
 
