@@ -18,7 +18,7 @@ async def test_callers_that_come_while_a_request_runs_travel_together():
         await gate.wait()
         return [i * 2 for i in items]
 
-    batcher = Batcher(run, in_flight=1)
+    batcher = Batcher(run, within_s=60, in_flight=1)
     callers = [asyncio.create_task(batcher.submit([i, i + 100])) for i in range(10)]
     await asyncio.sleep(0)
     gate.set()
@@ -40,7 +40,7 @@ def test_no_interleaving_gives_a_caller_anothers_rows_or_anothers_refusal_or_fau
         return [("for", i) for i in items]
 
     async def play():
-        batcher = Batcher(run, most=8)
+        batcher = Batcher(run, within_s=60, most=8)
         tasks = [asyncio.create_task(batcher.submit(p)) for p in parts]
         await asyncio.sleep(0)
         for i in cancelled:
@@ -61,7 +61,7 @@ async def test_a_fault_of_ours_reaches_every_caller_and_none_waits_for_ever():
     async def run(items):
         raise ZeroDivisionError
 
-    batcher = Batcher(run)
+    batcher = Batcher(run, within_s=60)
     results = await asyncio.gather(*(batcher.submit([i]) for i in range(5)), return_exceptions=True)
     assert all(isinstance(r, ZeroDivisionError) for r in results)
 
@@ -70,4 +70,4 @@ async def test_an_empty_call_sends_nothing():
     async def run(items):
         pytest.fail("nothing to send")
 
-    assert await Batcher(run).submit([]) == []
+    assert await Batcher(run, within_s=60).submit([]) == []

@@ -126,6 +126,51 @@ def test_the_second_look_is_taken_in_another_zone_and_a_zone_away_stops_no_miss(
     assert clerk.find("person", phone=person(base + 1)["phone"]) == []
 
 
+# --- without end -------------------------------------------------------------------------------------------------------
+
+
+def all_taken(answer, body):
+    """Every label that was asked for holds something, which is nowhere."""
+    count = len(wire.decode(body, "node_find").tables["labels"]["label"])
+
+    def edit(scalars, tables, blobs):
+        nothing(scalars, tables, blobs)
+        record, mac = (np.frombuffer(hashlib.shake_128(b"%d" % k).digest(16 * count), np.uint8) for k in range(2))
+        tables["hits"] = {
+            "label_row": np.arange(count), "record": record.reshape(-1, 16), "mac": mac.reshape(-1, 16),
+        }  # fmt: skip
+
+    return edited("rows", edit)(answer, body)
+
+
+def test_a_node_that_calls_every_label_taken_ends_no_search_and_hides_nobody(rig, people, base):
+    clerk = first(rig.connect("case_worker", "casework", lies=liar("node_find", all_taken)))
+    for i in range(3):  # more than are in flight at a time
+        assert len(clerk.find("person", phone=people[i]["phone"])) == 1
+        assert clerk.find("person", phone=person(base + 200 + i)["phone"]) == []
+    assert clerk.session.transport.asked("node_find").total() < 60
+
+
+def test_a_search_that_does_not_end_ends_and_holds_nobody_up(rig, people):
+    lies = everywhere("node_find", all_taken)
+    clerk = first(rig.connect("case_worker", "casework", lies=lies, timing=Timing(deadline_s=0.5)))
+    for i in range(3):
+        with pytest.raises(UnavailableError):
+            clerk.find("person", phone=people[i]["phone"])
+    clerk.session.transport.lies = {}
+    assert len(clerk.find("person", phone=people[4]["phone"])) == 1
+
+
+def test_a_second_node_that_answers_amiss_makes_no_put_fail_that_is_stored(rig, base):
+    def cut(answer, _body):
+        return answer[:10]
+
+    lies = {(f"node/{n}", "node_find"): cut for n in "bc"}
+    importer = first(rig.connect("importer", "intake", lies=lies))
+    same = [{**person(base + 300 + i), "name": "One Name"} for i in range(12)]  # all of one value's slots
+    assert [r.error for r in importer.put_many("person", same)] == [None] * 12
+
+
 # --- what was not asked for --------------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,19 @@ import pytest
 
 import anwen
 from anwen import vault_folder
+from anwen.client.asking import told_by_most
 from anwen.client.session import Session, Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import BudgetError, NotFoundError, OverloadedError, QuorumError, StorageError, UnavailableError
+from anwen.errors import (
+    BudgetError,
+    DeniedError,
+    NotFoundError,
+    OverloadedError,
+    QuorumError,
+    StorageError,
+    UnavailableError,
+    from_code,
+)
 from anwen.formats import wire
 from anwen.formats.answer import NONCE_BASE_BYTES, SIGNATURE_BYTES, Header, issuer_hash
 from anwen.node.answers import encode_outcomes, encode_rows
@@ -217,3 +227,10 @@ async def test_a_deletion_waits_for_as_many_keepers_as_leave_no_t_others(tmp_pat
         with pytest.raises(QuorumError, match="fewer than 4 keepers"):
             await session.ask_all("delete", "deletion", body)
     await session.close()
+
+
+def test_of_refusals_the_commonest_is_told_whatever_it_is():
+    denied, broken = DeniedError("no"), from_code("error", "internal error")
+    assert told_by_most([broken]) is broken
+    assert told_by_most([broken, denied]) is denied
+    assert told_by_most([UnavailableError("away")]) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anwen import vault_folder
+import anwen
 from anwen.cli.failures import FAILED, OK, REQUEST
 from anwen.rehearse.breach.breaks import BREAKS
 from anwen.rehearse.breach.rehearsal import THEFTS
@@ -107,11 +107,25 @@ def test_every_other_defence_that_is_switched_off_is_missed(breach, name):
     seen(breach, name)
 
 
+def customer(i):
+    about = {"customer_number": f"C00000000{i:02}", "name": f"Person {i}", "birth_date": "1980-01-02"}
+    return about | {"phone": f"+86138001380{i:02}", "email": f"person-{i}@example.org"}
+
+
+@ROOT
 def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
-    folder = vault_folder.create(tmp_path / "v", "police").path
+    folder = anwen.create(tmp_path / "v", "commerce").path
     code, _, _, said = breach("--vault", str(folder), "--theft", "officer")
     assert code == REQUEST, said  # nobody is in it
+    with anwen.open(folder, key="importer", purpose="intake") as importer:
+        importer.put_many("customer", [customer(i) for i in range(12)])
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    words = [word for name in ("keeper", "liar", "officer", "inference") for word in ("--theft", name)]
+    code, found, _, said = breach("--vault", str(folder), *words)
+    assert code == OK, said
+    assert [t["name"] for t in found["thefts"]] == ["keeper", "liar", "officer"]
+    assert found["people"] == 12
+    assert "inference" in found["skipped"]
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     with folder.joinpath("run.lock").open("ab") as held:
         import fcntl

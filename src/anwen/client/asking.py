@@ -143,7 +143,7 @@ def _refusals(errors: Iterable[AnwenError]) -> list[AnwenError]:
 def told_by_most(errors: Sequence[AnwenError]) -> AnwenError | None:
     """Return what most refuse with; of equally many a denial, then a bad request, then a broken promise."""
     refusals = _refusals(errors)
-    counts, ranks = Counter(map(type, refusals)), (DeniedError, RequestError, IntegrityError)
+    counts, ranks = Counter(map(type, refusals)), (DeniedError, RequestError, IntegrityError, AnwenError)
     return min(
         refusals, key=lambda e: (-counts[type(e)], [isinstance(e, kind) for kind in ranks].index(True)), default=None
     )

@@ -6,6 +6,8 @@ and it holds all that the keeper's own receipts are for. Only public keys of the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import statistics
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +27,9 @@ from anwen.model import Policy
 PAGE = 4096
 MAX_ABOUT = 64 * PAGE
 """Entries. As many about one person are read of one keeper."""
+
+ABOUT_S, LOG_S = 120.0, 3600.0
+"""For how long one keeper is read, about a person and from its first entry on."""
 
 FRESH_S = 300
 """How old the newest cosignature may be: a keeper has one made when its log is read from the start."""
@@ -87,17 +92,21 @@ async def who_has_seen(session: Session, purpose: str, subject: str, since_s: in
     """
     told: dict[str, dict[_Who, list[_Told]]] = {}
     failed: dict[str, BaseException] = {}
-    for keeper in session.policy.keepers:
+
+    async def ask(keeper: str) -> None:
         try:
             raws = about(session, purpose, keeper, bytes.fromhex(subject), since_s)
-            read = [_read(session.policy, keeper, raw) async for raw in raws]
+            async with _within(keeper, ABOUT_S):
+                read = [_read(session.policy, keeper, raw) async for raw in raws]
         except AnwenError as error:
             failed[keeper] = error  # if it is down: what it alone logged opened nobody, t keepers log each opening
             if isinstance(error, ProofError):
                 session.report(Report((keeper,), str(error), ()))
-            continue
+            return
         for jti, who, said in read:
             told.setdefault(jti, {}).setdefault(who, []).append(said)
+
+    await asyncio.gather(*map(ask, session.policy.keepers))
     answered = len(session.policy.keepers) - len(failed)
     if answered < session.policy.answers_to_defeat:
         why = session.why(failed)
@@ -120,6 +129,16 @@ def _seen(policy: Policy, answered: int, who: _Who, told: list[_Told], versions:
         doubts.append(f"in {len(keepers)} of {answered} logs; what is opened is in {policy.threshold}")
     classes = tuple(sorted({name for said in told for name in said.classes}))
     return Seen(statistics.median_low(times), *who, classes, tuple(keepers), "; ".join(doubts))
+
+
+@contextlib.asynccontextmanager
+async def _within(keeper: str, seconds: float) -> AsyncIterator[None]:
+    """Bound the time for which one keeper is read. Raises UnavailableError."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise UnavailableError(f"keeper {keeper}: its log is not read within {seconds:g} s") from error
 
 
 def _entries(keeper: str, answer: bytes) -> wire.Message:
@@ -215,8 +234,12 @@ async def pages(session: Session, purpose: str, keeper: str, start: int = 0) -> 
 
 
 async def verify(session: Session, purpose: str) -> list[Verdict]:
-    """Check every keeper's log from its first entry to its cosigned checkpoint; one verdict for each keeper."""
-    return [await _verify_one(session, purpose, keeper) for keeper in session.policy.keepers]
+    """Check every keeper's log from its first entry to its cosigned checkpoint; one verdict for each keeper.
+
+    Of a log that is not read within `LOG_S` the verdict is that: a liar signs as many entries as he likes, and peers
+    cosign that they follow from fewer.
+    """
+    return await asyncio.gather(*(_verify_one(session, purpose, keeper) for keeper in session.policy.keepers))
 
 
 async def _verify_one(session: Session, purpose: str, keeper: str) -> Verdict:
@@ -224,13 +247,14 @@ async def _verify_one(session: Session, purpose: str, keeper: str) -> Verdict:
     by: tuple[str, ...] = ()
     try:
         await keeper_state(session, purpose, keeper)
-        async for page in pages(session, purpose, keeper):
-            if not by:  # later ones cover entries that reading itself made
-                head, by = _checkpoint(session, keeper, page.note)
-            for entry in page.entries[: head.size - frontier.size]:
-                frontier.append(leaf_hash(entry))
-            if frontier.size == head.size:
-                break  # what lies beyond nobody else has signed, and it might have no end
+        async with _within(keeper, LOG_S):
+            async for page in pages(session, purpose, keeper):
+                if not by:  # later ones cover entries that reading itself made
+                    head, by = _checkpoint(session, keeper, page.note)
+                for entry in page.entries[: head.size - frontier.size]:
+                    frontier.append(leaf_hash(entry))
+                if frontier.size == head.size:
+                    break  # what lies beyond nobody else has signed
         if not by or head.size > frontier.size:
             raise ProofError(f"keeper {keeper}: {frontier.size} entries, but {head.size} were cosigned")
         if frontier.root() != head.root:

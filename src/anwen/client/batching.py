@@ -11,17 +11,27 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from anwen.errors import UnavailableError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `run` on lists of about `most` items, `in_flight` at a time; one result for each item, in order."""
+    """Runs `run` on lists of about `most` items, `in_flight` at a time; one result for each item, in order.
+
+    What is not done after `within_s` ends with UnavailableError: it would hold up all callers to come.
+    """
 
     def __init__(
-        self, run: Callable[[list[Item]], Awaitable[list[Result]]], *, most: int = 4096, in_flight: int = 2
+        self,
+        run: Callable[[list[Item]], Awaitable[list[Result]]],
+        *,
+        within_s: float,
+        most: int = 4096,
+        in_flight: int = 2,
     ) -> None:
-        self._run, self._most, self._free = run, most, in_flight
+        self._run, self._within_s, self._most, self._free = run, within_s, most, in_flight
         self._waiting: deque[tuple[list[Item], asyncio.Future[list[Result]]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,7 +64,13 @@ class Batcher(Generic[Item, Result]):
     async def _together(self, batch: list[tuple[list[Item], asyncio.Future[list[Result]]]]) -> None:
         batch = [(items, future) for items, future in batch if not future.cancelled()]
         try:
-            results = await self._run([item for items, _ in batch for item in items])
+            async with asyncio.timeout(self._within_s):
+                results = await self._run([item for items, _ in batch for item in items])
+        except TimeoutError:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(UnavailableError(f"not done within {self._within_s:g} s"))
+            return
         except BaseException as error:
             if isinstance(error, Exception):
                 await self._alone(batch, error)

@@ -22,7 +22,7 @@ from anwen.client.records import Record, records_of
 from anwen.client.rounds import candidates, second_look, under_current
 from anwen.client.session import Session
 from anwen.crypto import blind_index
-from anwen.errors import ProofError, UnavailableError
+from anwen.errors import AnwenError, ProofError
 from anwen.formats import wire
 from anwen.formats.answer import Answer
 from anwen.formats.normalise import NORMALISER_VERSION
@@ -93,7 +93,8 @@ async def find(
 
     generation, answers = await under_current(session, purpose, ask)
     *_, doubled, found = session.combine(answers, len(distinct))
-    results = await _look_up(session, purpose, classes, _searches(distinct, found))
+    nothing: dict[Query, dict[bytes, Record]] = {q: {} for q in distinct}  # of one without candidates, too
+    results = nothing | await _look_up(session, purpose, classes, _searches(distinct, found))
     unsure = np.array([i for i, q in enumerate(distinct) if not (doubled[i] or results[q])], np.intp)
     await session.ask_rest("index", purpose, found, unsure, functools.partial(body_for, generation))
     session.report_disputes(found)
@@ -159,7 +160,12 @@ async def _step(
     for (search, start), end in zip(spans, [*(s for _, s in spans[1:]), len(labels)], strict=True):
         search.node = node
         collection = session.policy.collection_by_id[search.query.collection].name
-        if not _take(search, collection, [hits.get(i) for i in range(start, end)], records):
+        span = [hits.get(i) for i in range(start, end)]
+        if any(span) and not any(_proven(search, collection, hit, records) for hit in span if hit):
+            # nothing here is the value's: tombstones, or a node that calls every label taken, without end
+            taken = await _taken(session, purpose, node, labels[start:end])
+            span = [hit if i in taken else None for i, hit in enumerate(span)]
+        if not _take(search, collection, span, records):
             # a node made it up, or a writer did: the posting alone does not tell
             session.report(Report((), f"{node} shows a record under a value that its writer did not give it", ()))
 
@@ -171,11 +177,9 @@ def _take(
     good = True
     for hit in hits:
         search.misses = search.misses + 1 if hit is None else 0
-        record = records.get(hit[0]) if hit else None
-        if hit is None or record is None:
+        if hit is None or hit[0] not in records:
             continue
-        expected = blind_index.posting_mac(search.key, hit[0], bytes.fromhex(record.subject))
-        if hmac.compare_digest(expected, hit[1]) and record.collection == collection:
+        if record := _proven(search, collection, hit, records):
             search.found[hit[0]] = record
         else:
             good = False
@@ -183,6 +187,17 @@ def _take(
     search.batch = min(search.batch * 2, MOST_LABELS)
     search.done = search.query.unique or search.misses >= MISSES
     return good
+
+
+def _proven(
+    search: _Search, collection: str, hit: tuple[bytes, bytes], records: Mapping[bytes, Record]
+) -> Record | None:
+    """Return the record of a posting whose check value says that it is the searched value's."""
+    record = records.get(hit[0])
+    if record is None or record.collection != collection:
+        return None
+    expected = blind_index.posting_mac(search.key, hit[0], bytes.fromhex(record.subject))
+    return record if hmac.compare_digest(expected, hit[1]) else None
 
 
 async def node_find(
@@ -262,7 +277,7 @@ async def _taken(session: Session, purpose: str, first: str, labels: Sequence[by
     """
     others = [n for n in session.others(first) if not session.health.silent(n, time.monotonic())]
     if others and labels:
-        with contextlib.suppress(UnavailableError, TimeoutError):
+        with contextlib.suppress(AnwenError, TimeoutError):  # what it answers amiss is no word, either
             async with asyncio.timeout(session.settling_s):
                 _, (hits, _) = await node_find(session, purpose, labels, [], others)
                 return hits.keys()

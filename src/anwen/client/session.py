@@ -45,6 +45,7 @@ log = logging.getLogger("anwen.client")
 T = TypeVar("T")
 GRANT_LIFE_S = 60
 SETTLING_S = 2.0
+MOST_REPORTS = 256
 """How long a contradiction, or a miss, waits for those that could settle it: at most, and a quarter of the deadline."""
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0
@@ -267,7 +268,8 @@ class Session:
         for receipt in report.evidence:
             keeper = self.policy.keepers[_keeper_of(receipt)]
             verify_receipt(receipt, keeper.identity)
-        if any((r.suspects, r.reason) == (report.suspects, report.reason) for r in self.reports):
+        known = any((r.suspects, r.reason) == (report.suspects, report.reason) for r in self.reports)
+        if known or len(self.reports) >= MOST_REPORTS:  # a liar finds new words without end
             return
         self.reports.append(report)
         log.warning("%s: %s", ", ".join(report.suspects) or "keepers or nodes", report.reason)

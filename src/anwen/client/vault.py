@@ -45,10 +45,11 @@ class AsyncVault:
     def __init__(self, session: Session, purpose: str, *, writer: Writer | None = None) -> None:
         self.session, self.policy, self.purpose = session, session.policy, purpose
         self._reader, self._writer = Reader(session, purpose), writer or Writer(session)
-        self._opens = Batcher[Cell, Values | AnwenError](self._run_open, most=opening.MOST_CELLS)
+        within_s = session.timing.deadline_s
+        self._opens = Batcher[Cell, Values | AnwenError](self._run_open, within_s=within_s, most=opening.MOST_CELLS)
         self._finds: dict[tuple[int, ...], Batcher[Query, Found]] = {}
         self._gets: dict[tuple[int, ...], Batcher[bytes, Record | None]] = {}
-        self._puts = Batcher[Plain, PutResult](lambda rows: self._writer.put(self.purpose, rows), most=4096)
+        self._puts = Batcher[Plain, PutResult](lambda rows: self._writer.put(self.purpose, rows), within_s=within_s)
 
     def for_purpose(self, purpose: str) -> AsyncVault:
         """Return the same vault for another purpose; connections and token keys are shared."""
@@ -220,7 +221,9 @@ class AsyncVault:
         """Return records by id, still sealed, None where there is none; `classes` of `collection` narrows the cells."""
         class_ids = self._class_ids(self._collection(collection), classes) if classes else ()
         if class_ids not in self._gets:
-            self._gets[class_ids] = Batcher[bytes, Record | None](lambda r: self._run_get(r, class_ids))
+            self._gets[class_ids] = Batcher[bytes, Record | None](
+                lambda r: self._run_get(r, class_ids), within_s=self.session.timing.deadline_s
+            )
         return await self._gets[class_ids].submit([_handle(i) for i in ids])
 
     async def _run_get(self, records: list[bytes], classes: Sequence[int]) -> list[Record | None]:
@@ -374,7 +377,9 @@ class AsyncVault:
     def _finder(self, classes: tuple[int, ...]) -> Batcher[Query, Found]:
         if classes not in self._finds:
             self._finds[classes] = Batcher[Query, Found](
-                lambda queries: finding.find(self.session, self.purpose, queries, classes), most=8192
+                lambda queries: finding.find(self.session, self.purpose, queries, classes),
+                within_s=self.session.timing.deadline_s,
+                most=8192,
             )
         return self._finds[classes]
 

@@ -235,7 +235,6 @@ class _Connection(asyncio.Protocol):
             self._answer.exception()  # whoever waited for it may have been cancelled, here and below
         if not self.ready.done():
             self.ready.set_exception(error or UnavailableError("closed during the handshake"))
-            self.ready.exception()
             self.ready.exception()  # whoever waited for it may have given up
         self.transport.abort()
 

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anwen.errors import AnwenError
 from anwen.rehearse import postgresql
 from anwen.rehearse.breach.search import Needles, files_below, memory_of, runs
 
 Row = Mapping[str, object]
 RUN, ARGUED = "run here", "argued, not run"
-Thefts = Callable[[postgresql.Server, Sequence[Row]], tuple[int, int, int]]
+Thefts = Callable[[postgresql.Server, Sequence[Row]], tuple[int, int | None, int]]
 """Stores people in a server; returns what its files, its live process and its login give."""
 
 HEX, KEY_DIGITS = b"0123456789abcdef", 64
@@ -56,7 +57,8 @@ class Exposed:
 async def compare(people: Sequence[Row], scratch: Path) -> list[dict[str, object]]:
     """Return what thefts give elsewhere, system by system. About 20 s for 10,000 people."""
     count = len(people)
-    scratch.mkdir(mode=0o711)  # noqa: ASYNC240 - PostgreSQL runs as another user; nothing else runs meanwhile
+    scratch.mkdir()  # noqa: ASYNC240 - nothing else runs meanwhile
+    scratch.chmod(0o711)  # noqa: ASYNC240 - PostgreSQL runs as another user
     found = [await _in_server(scratch / name, people, title, run) for name, title, run in _SERVERS]
     found.append(_sqlcipher(scratch / "sqlcipher.db", people))
     for title in ("encryption of the disk below a database", "a vault whose service key decrypts everything"):
@@ -68,14 +70,16 @@ async def _in_server(folder: Path, people: Sequence[Row], title: str, run: Theft
     if reason := postgresql.missing():
         return Exposed(title, f"not run: {reason}", len(people))
     server = postgresql.Server(folder)
-    await server.start()
     try:
+        await server.start()
         return Exposed(title, RUN, len(people), *run(server, people))
+    except AnwenError as error:
+        return Exposed(title, f"not run: {error}", len(people))
     finally:
         await server.stop()
 
 
-def _plain(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int, int]:
+def _plain(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int | None, int]:
     """Store columns in clear: files, server and login give the same."""
     names = [*people[0]]
     with _connected(server) as db:
@@ -88,7 +92,7 @@ def _plain(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int, 
     return _in_files(files_below(server.folder), people), taken, taken
 
 
-def _pgcrypto(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int, int]:
+def _pgcrypto(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int | None, int]:
     """Store a person in one `bytea`; the key is a setting of the connection, and so in the server's memory."""
     key = secrets.token_hex(32)
     with _connected(server) as db:
@@ -101,7 +105,7 @@ def _pgcrypto(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, in
         db.execute("CHECKPOINT")
         stolen = _keys_in(postgresql.children(server.pid))
         with _connected(server) as thief:
-            live = max((_decrypted(thief, each) for each in stolen), default=0)
+            live = _most(stolen, lambda each: _decrypted(thief, each))
             login = _decrypted(thief, key)
         return _in_files(files_below(server.folder), people), live, login
 
@@ -154,7 +158,7 @@ def _sqlcipher(path: Path, people: Sequence[Row]) -> Exposed:
         holder.stdin.write(f"{path} {key}\n".encode())
         holder.stdin.flush()
         holder.stdout.readline()
-        live = max((numbers(each) for each in _keys_in([holder.pid])), default=0)
+        live = _most(_keys_in([holder.pid]), numbers)
         holder.stdin.close()
     return Exposed("SQLCipher", RUN, len(people), _in_files([path], people), live, numbers(key))
 
@@ -168,12 +172,19 @@ def _in_files(files: Sequence[Path], people: Sequence[Row]) -> int:
     return len(found)
 
 
-def _keys_in(pids: Sequence[int]) -> list[str]:
-    """Return what looks like a key in the memory of some processes."""
+def _most(keys: Sequence[str] | None, opens: Callable[[str], int]) -> int | None:
+    return None if keys is None else max(map(opens, keys), default=0)
+
+
+def _keys_in(pids: Sequence[int]) -> Sequence[str] | None:
+    """Return what looks like a key in the memory of some processes; None where none may be read."""
     found: dict[str, None] = {}
+    unread = 0
     for pid in pids:
-        with contextlib.suppress(OSError):  # another user's, and we are not root
+        try:
             for region in memory_of(pid):
                 exact = (run.decode() for run in runs(region, HEX, KEY_DIGITS) if len(run) == KEY_DIGITS)
                 found |= dict.fromkeys(exact)
-    return list(found)[:MOST_KEYS]
+        except OSError:  # one that has ended, or another user's, and we are not root
+            unread += 1
+    return None if unread == len(pids) else list(found)[:MOST_KEYS]

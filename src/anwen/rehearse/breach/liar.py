@@ -5,6 +5,7 @@ Reads have to go on, no disputed write may be stored, and whoever is named has t
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from anwen.client.session import Timing
@@ -27,7 +28,8 @@ async def steal(scene: Scene, cast: Cast, load: Load) -> Theft:
     """Return what came of every lie of `tap.LIES`, told by the attacker's keeper."""
     theft = Theft(
         "liar", f"keeper {STOLEN}, lying: " + ", ".join(tap.LIES), 0,
-        "reads go on, no disputed write is stored, the liar alone is named", "rehearse/breach/liar.py",
+        "reads go on, no write is stored about which keepers contradict each other, the liar alone is named",
+        "rehearse/breach/liar.py",
     )  # fmt: skip
     try:
         for lie, title in tap.LIES.items():
@@ -53,7 +55,7 @@ async def steal(scene: Scene, cast: Cast, load: Load) -> Theft:
             )
     finally:
         tap.tell(scene.outside, "")
-    theft.must(await _all_open(scene, cast, load), "a person put while a keeper lied does not open")
+    theft.must(await _all_open(scene, cast), "a person put while a keeper lied does not open")
     theft.close()
     return theft
 
@@ -80,8 +82,7 @@ async def _write(scene: Scene, cast: Cast, load: Load, *, patient: bool) -> tupl
     """Return how many writes were refused as disputed, and how many were stored."""
     disputed = stored = 0
     async with _connect(scene, *cast.writer, patient=patient) as vault:
-        for _ in range(WRITES):
-            row = next(load.spare)
+        for row in itertools.islice(load.spare, WRITES):
             try:
                 result = await vault.put(cast.reader.collection, row)
             except DisputeError:
@@ -94,9 +95,8 @@ async def _write(scene: Scene, cast: Cast, load: Load, *, patient: bool) -> tupl
     return disputed, stored
 
 
-async def _all_open(scene: Scene, cast: Cast, load: Load) -> bool:
+async def _all_open(scene: Scene, cast: Cast) -> bool:
     """Return whether everybody who was stored meanwhile opens now that nobody lies."""
-    del load
     newest = scene.known[-len(tap.LIES) * WRITES :]
     read, _, _ = await _read(scene, cast, newest, patient=True)
     return read == len(newest)

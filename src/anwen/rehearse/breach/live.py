@@ -57,13 +57,13 @@ async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
     hits: Hits = {}
     for part in PARTS:
         tap.file_of(part, scene.outside).unlink(missing_ok=True)
-    tap.switch(scene.outside, on=True)
+    tap.switch(scene.outside, PARTS)
     for half in range(2):
         await load.run(steps // 2, half)
         secrets = load.secrets()
         for part in PARTS:
             loot.memory_bytes[part] = _look(memory_of(scene.pid(part, STOLEN)), secrets, hits, part)
-    tap.switch(scene.outside, on=False)
+    tap.switch(scene.outside, ())
     for part in PARTS:
         loot.passed[part] = list(tap.read(part, scene.outside))
         loot.taken_again[part] = await _replay(scene, loot.passed[part])  # at once, as long as grants live
@@ -95,7 +95,7 @@ def steal_node(scene: Scene, loot: Loot) -> Theft:
     _check_replay(theft, loot, "node")
     opened = open_with(scene.policy.vault, loot.cells, _words(loot.passed["node"]))
     theft.got(opened)
-    theft.note("every 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
+    theft.note("words of 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
     linked, postings = _linked(loot.passed["node"])
     theft.note(
         "labels sent together taken as one value's (admitted while it watches)", labels_linked=linked, postings=postings
@@ -182,7 +182,7 @@ def _anybody(scene: Scene) -> tuple[str, str]:
 
 
 def _words(passed: Sequence[Passed]) -> set[bytes]:
-    """Return columns of 32 bytes that passed: wraps, commitments, tokens, components."""
+    """Return words of 32 bytes that passed, at every fourth byte of the first 4,096 of a message; 20,000 at most."""
     found: set[bytes] = set()
     for request in passed:
         for message in (request.body, request.answer):

@@ -15,7 +15,21 @@ from anwen.client.records import Record
 from anwen.client.rows import Cell
 from anwen.errors import NotFoundError
 from anwen.model import RENDITION, Policy
-from anwen.rehearse.breach import dump, elsewhere, guessing, keepers, liar, live, nobody, officer, rows, thief, writer
+from anwen.rehearse.breach import (
+    dump,
+    elsewhere,
+    guessing,
+    keepers,
+    liar,
+    live,
+    nobody,
+    officer,
+    rows,
+    tap,
+    thief,
+    tokens,
+    writer,
+)
 from anwen.rehearse.breach.breaks import BREAKS, Break
 from anwen.rehearse.breach.cast import Reader, cast
 from anwen.rehearse.breach.fresh import Fresh
@@ -32,13 +46,16 @@ DUMPED_ROWS = 2_000
 
 
 THEFTS = (
-    "nobody", "dump", "inference", "node", "keeper", "zone", "liar", "writer", "key", "key and keeper", "officer",
-    "rollback", "rows", "keepers",
+    "nobody", "dump", "inference", "tokens", "node", "keeper", "zone", "liar", "writer", "key", "key and keeper",
+    "officer", "rollback", "rows", "keepers",
 )  # fmt: skip
 """By name, in the order in which they are rehearsed."""
 
 WATCHED = {"node", "keeper", "zone", "writer"}
 """Thefts by whoever watched a load."""
+
+FRESH = {"inference", "tokens", "writer"}
+"""Thefts for which people have to be put in, drawn by public statistics."""
 
 COMPARED = 10_000
 """Most people that are put into other systems: what a theft gives there is all of them."""
@@ -139,21 +156,22 @@ class _Rehearsal:
         self.dump: Sequence[Cell] = ()
         self.loot = Loot()
         self.people = Fresh(settings.people, settings.seed)
+        usual = (BREAKS[settings.broken].seen_by,) if settings.broken else THEFTS
+        self.wanted = settings.thefts or usual
+        self.tokens: tokens.Seen = {}
 
     async def run(self) -> None:
         """Fill the vault, then rob it in every way that was asked for."""
         await self._fill()
-        self.load = Load(self.scene, self.cast, self.people.spare())
-        wanted = self.settings.thefts or THEFTS
-        if self.settings.broken and not self.settings.thefts:
-            wanted = (BREAKS[self.settings.broken].seen_by,)
+        wanted = self.wanted
+        self.load = Load(self.scene, self.cast, iter(()) if self.settings.vault else self.people.spare())
         if WATCHED & set(wanted):
             self.loot = await live.watch(self.scene, self.load)
         self.dump = dump.cells_of(self.scene, DUMPED_ROWS)
         thefts = self._thefts()
-        if self.settings.vault and "inference" in wanted:
-            del thefts["inference"]
-            self.outcome.skipped["inference"] = "public statistics are not those of this vault's people"
+        for name in FRESH & set(wanted) if self.settings.vault else ():
+            del thefts[name]
+            self.outcome.skipped[name] = "nobody is put into a copy, and public statistics are not those of its people"
         for name in (n for n in THEFTS if n in wanted and n in thefts):
             self.scene.pass_time(DAY_S)  # nobody's budget was spent by somebody else
             theft = await thefts[name]()
@@ -169,6 +187,7 @@ class _Rehearsal:
             "nobody": lambda: nobody.steal(scene, needles),
             "dump": lambda: dump.steal(scene),
             "inference": _done(self._guess),
+            "tokens": _done(lambda: tokens.steal(scene, self.people, self.tokens)),
             "node": _done(lambda: live.steal_node(scene, self.loot)),
             "keeper": _done(lambda: live.steal_keeper(scene, self.loot, self.dump)),
             "liar": lambda: liar.steal(scene, who, self.load),
@@ -195,7 +214,10 @@ class _Rehearsal:
             await self._open_some()
         else:
             self.say(f"{self.settings.people:,} made-up people put into a fresh vault")
+            tap.switch(self.scene.outside, {"keeper"} if "tokens" in self.wanted else ())
             await self.scene.load(self.cast.reader.collection, self.people.rows(), *self.cast.writer)
+            tap.switch(self.scene.outside, ())
+            self.tokens = tokens.seen(tap.read("keeper", self.scene.outside))
         self.outcome.people = len(self.scene.known)
 
     async def _open_some(self) -> None:

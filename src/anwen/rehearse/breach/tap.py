@@ -6,7 +6,7 @@ Both look at files outside the vault, so that the rehearsal can switch them whil
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ class Passed(NamedTuple):
 
 def code(part: str, folder: Path) -> str:
     """Return what runs in the attacker's "keeper" or "node"."""
-    paths = {"lie": str(folder / "lie"), "tap": str(file_of(part, folder)), "on": str(folder / "tap-on")}
+    paths = {"lie": str(folder / "lie"), "tap": str(file_of(part, folder)), "on": str(_on(part, folder))}
     tapping = _TAP.format(part=part, kind=part.capitalize(), **paths)
     return tapping + (_LIAR if part == "keeper" else "")
 
@@ -83,13 +83,17 @@ def file_of(part: str, folder: Path) -> Path:
     return folder / f"{part}.tap"
 
 
-def switch(folder: Path, *, on: bool) -> None:
-    """Let taps write from now on, or no more."""
-    flag = folder / "tap-on"
-    if on:
-        flag.touch()
-    else:
-        flag.unlink(missing_ok=True)
+def switch(folder: Path, on: Collection[str]) -> None:
+    """Let the taps of these parts write from now on, and the others no more."""
+    for part in ("node", "keeper"):
+        if part in on:
+            _on(part, folder).touch()
+        else:
+            _on(part, folder).unlink(missing_ok=True)
+
+
+def _on(part: str, folder: Path) -> Path:
+    return folder / f"{part}.tap-on"
 
 
 def tell(folder: Path, how: str) -> None:
