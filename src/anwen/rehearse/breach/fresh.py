@@ -8,13 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from anwen.rehearse.breach import statistics
-from anwen.rehearse.breach.population import People, Source, World
+from anwen.rehearse.breach.population import People, World, published
 
 SPARE = 200
 """People who are put in only while the attacker watches."""
-
-TARGET_YEARS, KNOWN_YEARS = (1940, 2005), (1935, 2000)
-TARGET_CENSUS, KNOWN_CENSUS = 2020, 2010
 
 
 class Fresh:
@@ -26,13 +23,7 @@ class Fresh:
     @cached_property
     def world(self) -> World:
         """What people are drawn from, and what the attacker knows."""
-        folder = statistics.fetch()
-        chinese = statistics.chinese_surnames(folder)
-        target, known = (
-            Source(statistics.births_of_nation(folder, *years), statistics.surnames(folder, census), chinese)
-            for years, census in ((TARGET_YEARS, TARGET_CENSUS), (KNOWN_YEARS, KNOWN_CENSUS))
-        )
-        return World(target, known)
+        return published(statistics.fetch(), states=False)
 
     @cached_property
     def people(self) -> People:
