@@ -1,4 +1,4 @@
-"""Every parser that faces a network or a file, under bytes that nobody meant for it (THREATS: M7, M8, M9, M10, A2, K20).
+"""Every parser that faces a network or a file, under bytes that nobody meant for it.
 
 Here: each target's corpus, and as many changed inputs as a few seconds allow, always the same. `make deep` adds ten
 minutes of atheris for each target (`ANWEN_FUZZ_S` seconds).

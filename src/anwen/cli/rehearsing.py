@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +18,19 @@ from anwen.rehearse.breach import report as breach_report
 from anwen.rehearse.breach import thief
 from anwen.rehearse.breach.breaks import BREAKS as DEFENCES
 from anwen.rehearse.breach.rehearsal import THEFTS
+from anwen.rehearse.breach.rehearsal import Outcome as Robbery
 from anwen.rehearse.breach.rehearsal import Settings as Breach
 from anwen.rehearse.breach.rehearsal import rehearse as rehearse_breach
 from anwen.rehearse.outage import report
 from anwen.rehearse.outage.databases import STORES
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.rehearsal import BREAKS, rehearse
+from anwen.rehearse.outage.rehearsal import Outcome as Outage
 from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
 from anwen.rehearse.outage.zones import ZONES
 
 T = TypeVar("T")
+Result = TypeVar("Result", Outage, Robbery)
 QUICK = Rehearsal(
     faults=("kill", "partition"), zones=("a",), runs=1, seconds=3, before_s=3, after_s=3, every_s=0.2, people=300
 )
@@ -56,23 +59,13 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
     stated = {name: value for name, value in given.items() if value not in (None, (), "")}
     plan = dataclasses.replace(QUICK if quick else Rehearsal(), **stated)
     outcome = _run(rehearse(plan, output.say))
-    if figures_file:
-        figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
-    if page:
-        page.write_text(report.page(outcome), encoding="utf-8")
+    _write(outcome, report.page, page, figures_file)
     if settings.json:
         output.emit(outcome.as_dict())
     else:
         output.table(list(report.rows(outcome)))
-    for name, why in outcome.skipped.items():
-        output.say(f"not rehearsed here: {name}: {why}")
-    for line in outcome.broken:
-        output.say(f"broken: {line}")
-    output.say(
-        f"{outcome.people:,} people looked for at the end: {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled"
-    )
-    if outcome.broken:
-        raise click.exceptions.Exit(failures.FAILED)
+    people, lost, doubled = outcome.people, len(outcome.lost), len(outcome.duplicates)
+    _conclude(outcome, f"{people:,} people looked for at the end: {lost} lost, {doubled} doubled")
 
 
 @rehearse_group.command("breach")
@@ -100,20 +93,30 @@ def breach(
     usual = Breach(people=1_500, hours=thief.QUICK_HOURS, compare=False) if quick else Breach()
     plan = dataclasses.replace(usual, vault=str(copied or ""), template=fresh or usual.template, **stated)
     outcome = _run(rehearse_breach(plan, output.say))
-    if figures_file:
-        figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
-    if page:
-        page.write_text(breach_report.page(outcome), encoding="utf-8")
+    _write(outcome, breach_report.page, page, figures_file)
     if settings.json:
         output.emit(outcome.as_dict())
     else:
         for title, items in breach_report.tables(outcome):
             output.say(title)
             output.table(items)
+    _conclude(outcome)
+
+
+def _write(outcome: Result, page_of: Callable[[Result], str], page: Path | None, figures_file: Path | None) -> None:
+    """Write the files that were asked for."""
+    if figures_file:
+        figures_file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n")
+    if page:
+        page.write_text(page_of(outcome), encoding="utf-8")
+
+
+def _conclude(outcome: Outage | Robbery, *last: str) -> None:
+    """Say what was left out and what is broken; exit code 1 when a bound is."""
     for name, why in outcome.skipped.items():
         output.say(f"not rehearsed here: {name}: {why}")
-    for line in outcome.broken:
-        output.say(f"broken: {line}")
+    for line in (*(f"broken: {line}" for line in outcome.broken), *last):
+        output.say(line)
     if outcome.broken:
         raise click.exceptions.Exit(failures.FAILED)
 

@@ -161,32 +161,26 @@ async def _step(
         search.node = node
         collection = session.policy.collection_by_id[search.query.collection].name
         span = [hits.get(i) for i in range(start, end)]
-        if any(span) and not any(_proven(search, collection, hit, records) for hit in span if hit):
+        proven = [hit and _proven(search, collection, hit, records) for hit in span]
+        if any(span) and not any(proven):
             # nothing here is the value's: tombstones, or a node that calls every label taken, without end
             taken = await _taken(session, purpose, node, labels[start:end])
             span = [hit if i in taken else None for i, hit in enumerate(span)]
-        if not _take(search, collection, span, records):
+        _take(search, span, proven)
+        if any(hit and hit[0] in records and not record for hit, record in zip(span, proven, strict=True)):
             # a node made it up, or a writer did: the posting alone does not tell
             session.report(Report((), f"{node} shows a record under a value that its writer did not give it", ()))
 
 
-def _take(
-    search: _Search, collection: str, hits: Sequence[tuple[bytes, bytes] | None], records: Mapping[bytes, Record]
-) -> bool:
-    """Take in what lies under a search's labels; return whether every posting's check value was right."""
-    good = True
-    for hit in hits:
+def _take(search: _Search, hits: Sequence[tuple[bytes, bytes] | None], proven: Sequence[Record | None]) -> None:
+    """Take in what lies under a search's next labels, and which of it is the value's."""
+    for hit, record in zip(hits, proven, strict=True):
         search.misses = search.misses + 1 if hit is None else 0
-        if hit is None or hit[0] not in records:
-            continue
-        if record := _proven(search, collection, hit, records):
+        if hit and record:
             search.found[hit[0]] = record
-        else:
-            good = False
     search.next_slot += len(hits)
     search.batch = min(search.batch * 2, MOST_LABELS)
     search.done = search.query.unique or search.misses >= MISSES
-    return good
 
 
 def _proven(

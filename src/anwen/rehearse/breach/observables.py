@@ -22,6 +22,7 @@ from anwen.crypto.padding import HEADER_BYTES, IV_BYTES, OVERHEAD_BYTES
 from anwen.errors import MalformedError
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.rehearse.breach.pages import Pages
+from anwen.rehearse.breach.population import number_within
 
 PREFIX_BYTES = (1, 4, 8)
 BATCH_BYTES = 6
@@ -163,7 +164,7 @@ def _postings(db: sqlite3.Connection, at: Mapping[bytes, int]) -> Observables:
     rows = [r for r in db.execute("SELECT label, record, mac FROM posting ORDER BY label") if r[1] in at]
     owner = np.array([at[record] for _, record, _ in rows], np.int64)
     found: Observables = {"postings": np.bincount(owner, minlength=len(at))}
-    number = _number_within(owner)
+    number = number_within(owner)
     place = np.array([int.from_bytes(label[:8]) / 2**64 for label, _, _ in rows])
     cluster = np.cumsum(np.append(True, np.diff(place) > _NEIGHBOURS / len(rows)))
     for k in range(int(found["postings"].max())):
@@ -220,12 +221,3 @@ def _bytes(name: str, values: Sequence[bytes]) -> Observables:
 def _group_sizes(codes: Int64) -> Int64:
     _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
     return counts[place].astype(np.int64)
-
-
-def _number_within(owner: Int64) -> Int64:
-    """Return how many earlier elements have the same owner."""
-    order = np.argsort(owner, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(owner[order]) > 0))
-    number = np.empty(len(owner), np.int64)
-    number[order] = np.arange(len(owner)) - np.repeat(starts, np.diff(np.append(starts, len(owner))))
-    return number

@@ -232,14 +232,20 @@ def _choose(rng: np.random.Generator, weights: Float64, count: int) -> Int64:
     return chosen
 
 
-def _id_numbers(values: Mapping[str, Int64], years: Sequence[str], day: Int64, place: tuple[Int64, Int64]) -> list[str]:
-    """Return identity numbers by GB 11643-1999, all different: people of one day and sex are counted through."""
-    year = values["birth_year"] + int(years[0])
-    group = (year * _DAYS + day) * 2 + values["sex"]
+def number_within(group: Int64) -> Int64:
+    """Return how many earlier elements are of the same group."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(group[order]) > 0))
     number = np.empty(len(group), np.int64)
     number[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    return number
+
+
+def _id_numbers(values: Mapping[str, Int64], years: Sequence[str], day: Int64, place: tuple[Int64, Int64]) -> list[str]:
+    """Return identity numbers by GB 11643-1999, all different: people of one day and sex are counted through."""
+    year = values["birth_year"] + int(years[0])
+    group = (year * _DAYS + day) * 2 + values["sex"]
+    number = number_within(group)
     if len(number) and int(number.max()) >= _NUMBERS:
         raise RequestError(f"expected at most {_NUMBERS} people of one day of birth and sex")
     codes = tables.CODES[place[0], (year >= tables.CODES_CHANGED).astype(np.int64), place[1]]
@@ -249,4 +255,4 @@ def _id_numbers(values: Mapping[str, Int64], years: Sequence[str], day: Int64, p
     return [f"{b}{'10X98765432'[t]}" for b, t in zip(body.tolist(), (total % 11).tolist(), strict=True)]
 
 
-__all__ = ["COLLECTION", "COLUMNS", "Births", "Joint", "People", "Source", "World", "published"]
+__all__ = ["COLLECTION", "COLUMNS", "Births", "Joint", "People", "Source", "World", "number_within", "published"]
