@@ -12,6 +12,7 @@ from anwen.errors import StorageError
 from anwen.store import cassandra_session, copying, engines
 from anwen.store.base import Outcome
 from anwen.store.cassandra_copy import CassandraCopy
+from anwen.store.cassandra_session import _Hedge
 from anwen.store.placing import entries
 
 KEYSPACES = (f"copy{i}" for i in itertools.count())
@@ -103,3 +104,19 @@ async def test_a_copy_made_while_values_change_hands_has_every_label_once_and_ev
     assert [(g.sealed, g.wraps) for g in got] == [(r.sealed, r.wraps) for r in left_alone]
     assert await outcomes(restored, *left_alone) == [Outcome.STORED] * 30
     await restored.close()
+
+
+async def test_a_copy_has_everything_once_also_where_several_members_answer_the_same_question(
+    fresh, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cassandra_session, "PAGE", 3)
+    monkeypatch.setattr(cassandra_session, "HEDGE_S", 0)
+    monkeypatch.setattr(_Hedge, "answered", lambda *_: None)  # what is usual stays at nothing: all members, at once
+    store = await engines.connect("cassandra", fresh(), tmp_path)
+    ones = [row(postings=[exact(*labels(1))]) for _ in range(60)]
+    await put(store, *ones)
+    for _ in range(3):
+        content = await dumped(CassandraCopy(store._session, tmp_path))
+        assert sorted(r[0] for r in content["row"]) == sorted(r.record for r in ones)
+        assert (await store.statistics()).records == 60
+    await store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
@@ -229,20 +229,16 @@ async def _listed(
 
 async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]) -> Statistics:
     """Return counts: reads the keys of all rows and postings."""
-    records, versions, unverified = await session.scan(_ROW_KEYS, _count)
-    postings = await session.scan(ALL_LABELS, lambda keys: sum(1 for _ in keys))
+    records = versions = unverified = postings = 0
+    last = None
+    async for rows_ in session.pages(_ROW_KEYS):
+        for record, version, verified, deleted in rows_:  # a record's rows come together
+            if version is not None and (deleted is None or version > deleted):
+                records += record != last
+                versions += 1
+                unverified += not verified
+                last = record
+    async for labels_ in session.pages(ALL_LABELS):
+        postings += len(labels_)
     size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
     return Statistics(records, versions, postings, unverified, size_bytes, settings)
-
-
-def _count(keys: Iterator[tuple[bytes, int | None, bool, int | None]]) -> tuple[int, int, int]:
-    """Return numbers of visible records, of their versions, and of those that are not verified."""
-    records = versions = unverified = 0
-    last = None
-    for record, version, verified, deleted in keys:  # a record's rows come together
-        if version is not None and (deleted is None or version > deleted):
-            records += record != last
-            versions += 1
-            unverified += not verified
-            last = record
-    return records, versions, unverified

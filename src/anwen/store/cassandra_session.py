@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import itertools
 import re
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cassandra import ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut, WriteTimeout
 from cassandra.auth import PlainTextAuthProvider
@@ -24,6 +25,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, N
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     HostDistance,
+    NoSpeculativeExecutionPolicy,
     RetryPolicy,
     RoundRobinPolicy,
     SpeculativeExecutionPolicy,
@@ -35,7 +37,6 @@ from cassandra.query import PreparedStatement, Statement, tuple_factory
 from anwen.errors import PolicyError, StorageError
 
 Row = tuple[Any, ...]
-T = TypeVar("T")
 
 PROTOCOL = 4
 """Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
@@ -46,7 +47,7 @@ HEDGE_S, HEDGE_IF_S, HEDGES = 0.05, 0.25, 2
 """A statement without an answer after so long, or four times the usual, goes to the next member, too. Conditional ones
 wait longer: two attempts get in each other's way."""
 RETRIES = 3
-PAGE = 2000
+PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable)
 _UNANSWERED = (OperationTimedOut, WriteTimeout)
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
@@ -170,11 +171,14 @@ class Session:
             serial_consistency_level=ConsistencyLevel.SERIAL, request_timeout=REQUEST_S, row_factory=tuple_factory,
             speculative_execution_policy=self._hedge,
         )  # fmt: skip
+        paged = copy.copy(profile)
+        paged.speculative_execution_policy = NoSpeculativeExecutionPolicy()
         tls = ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else None
         login = PlainTextAuthProvider(*settings.login) if settings.login else None
         self.cluster = Cluster(
-            settings.contact_points, execution_profiles={EXEC_PROFILE_DEFAULT: profile}, auth_provider=login,
-            ssl_context=tls, protocol_version=PROTOCOL, connect_timeout=CONNECT_S, control_connection_timeout=CONNECT_S,
+            settings.contact_points, execution_profiles={EXEC_PROFILE_DEFAULT: profile, _PAGED: paged},
+            auth_provider=login, ssl_context=tls, protocol_version=PROTOCOL,
+            connect_timeout=CONNECT_S, control_connection_timeout=CONNECT_S,
             idle_heartbeat_interval=HEARTBEAT_S, idle_heartbeat_timeout=HEARTBEAT_S,
             reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
             max_schema_agreement_wait=CONNECT_S, prepare_on_all_hosts=False, monitor_reporting_enabled=False,
@@ -215,23 +219,22 @@ class Session:
         rows: list[Row] = await self._blocking(call)
         return rows
 
-    async def scan(self, statement: str, take: Callable[[Iterator[Row]], T]) -> T:
-        """Return what `take` makes of all rows of a table, fetched page by page, in a thread. Raises StorageError."""
-        bound = (await self._prepare(statement)).bind(())
-        bound.fetch_size = PAGE
-        result: T = await self._blocking(lambda: take(iter(self._session.execute(bound, timeout=10 * REQUEST_S))))
-        return result
-
     async def pages(self, statement: str) -> AsyncIterator[list[Row]]:
-        """Yield all rows of a table, PAGE at a time. Raises StorageError."""
+        """Yield all rows of a table, PAGE at a time. Raises StorageError.
+
+        Each page is a request of its own, of one member at a time: the driver's own paging takes the late answer to an
+        earlier page for that to the next one, and then gives a page twice, or leaves one out.
+        """
         bound = (await self._prepare(statement)).bind(())
         bound.fetch_size = PAGE
-        result = await self._blocking(lambda: self._session.execute(bound, timeout=10 * REQUEST_S))
+        ask = partial(self._session.execute, bound, timeout=10 * REQUEST_S, execution_profile=_PAGED)
+        state = None
         while True:
+            result = await self._blocking(partial(ask, paging_state=state))
             yield result.current_rows
-            if not result.has_more_pages:
+            state = result.paging_state
+            if state is None:
                 return
-            await self._blocking(result.fetch_next_page)
 
     async def run(self, statement: str, keys: Sequence[Sequence[object]]) -> list[list[Row]]:
         """Run one statement for each of `keys`; return their rows in the order of the keys.
