@@ -1,7 +1,7 @@
 """The Merkle tree over a keeper's log: `log/leaves`, one record of 40 bytes (leaf hash 32, offset u8) for each entry.
 
-Derived from the entries and rebuilt from them where it is short. Full subtrees of 256 leaves and more are remembered,
-so that a proof costs hashes in the logarithm of the log's length.
+Derived from the entries, and made anew from them where it is short or differs. Full subtrees of 256 leaves and more are
+remembered, so that a proof costs hashes in the logarithm of the log's length.
 """
 
 from __future__ import annotations

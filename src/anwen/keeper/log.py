@@ -208,11 +208,17 @@ class Log:
         self._open_last()
 
     def _settle(self, fresh: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
-        """Compare the last replayed leaves with those on file, append what is missing there; return an empty list."""
+        """Make the file's leaves those of the last replayed entries; return an empty list.
+
+        They are not synced: a power cut leaves zeros, or nothing. Entries that were changed, and leaves with them, show
+        in the root, which peers know.
+        """
         begin = self.next - len(fresh)
         known = self.leaves.records(begin, min(self.leaves.size, self.next))
         if fresh[: len(known)] != known:
-            raise StorageError(f"log: leaves differ from the entries from {begin} on; remove log/leaves to rebuild it")
+            _log.warning("log/leaves differs from the entries from %d on, and is made anew", begin)
+            self.leaves.cut(begin)
+            known = []
         self.leaves.write(fresh[len(known) :])
         self.leaves.size += len(fresh) - len(known)
         return []
