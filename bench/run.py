@@ -25,7 +25,7 @@ import report
 from floors import Floors
 from rules import Rounds
 
-SUITES = ("keeper", "bulk", "single", "lookup", "overload", "engines", "inference")
+SUITES = ("keeper", "bulk", "single", "lookup", "overload", "flood", "engines", "inference")
 QUICK_SUITES = ("keeper", "bulk", "single")
 
 

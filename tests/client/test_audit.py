@@ -1,5 +1,6 @@
 """Reading keepers' logs when a keeper lies: nobody is named on its word alone, nothing it says ends the audit."""
 
+import dataclasses
 import json
 import re
 import time
@@ -134,6 +135,20 @@ def test_classes_of_a_newer_policy_are_shown_by_number(rig, opened):
 def verdicts(rig, lies, **kw):
     auditor = rig.connect("dpo", "oversight", lies=lies, **kw)
     return {v.keeper: v for v in auditor.audit_verify()}, auditor
+
+
+def test_a_keeper_that_took_another_policy_of_the_same_number_is_named(rig):
+    """Officers signed two first policies: all keepers here have one, this auditor was given the other."""
+    assert {v.problem for v in verdicts(rig, {})[0].values()} == {""}
+    other = dataclasses.replace(rig.policy, expires_s=rig.policy.expires_s + 86_400)
+    found, _ = verdicts(rig, {}, policy=other)
+    assert all("took another policy 1 than ours" in v.problem for v in found.values()), found
+
+    def forget(scalars, tables, blobs):
+        blobs["entries"] = [re.sub(rb',"digest":"[0-9a-f]+"', b"", e) for e in blobs["entries"]]
+
+    found, _ = verdicts(rig, {("keeper/b", "log"): edited("entries", forget)})
+    assert [k for k, v in found.items() if v.problem] == ["b"]
 
 
 def signed_again(rig, keeper, **cosigned_ago_s):

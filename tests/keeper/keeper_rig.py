@@ -17,6 +17,7 @@ from anwen.errors import UnavailableError
 from anwen.formats import answer, policy_chain, wire
 from anwen.keeper.folder import Disk, make_identity
 from anwen.keeper.service import Keeper
+from anwen.keeper.side import Block, Kind, subject_digest
 from anwen.model import (
     Budget,
     Collection,
@@ -217,6 +218,16 @@ class Rig:
     async def close(self):
         for keeper in self.keepers.values():
             await keeper.close()
+
+    def append_about(self, op, people, **about):
+        """Write what no operation writes yet, an erasure or a restriction, into every keeper's log; then `settle`."""
+        digest = subject_digest(people.subject[0].tobytes())
+        for keeper in self.keepers.values():
+            keeper._append(op, about, [Block.of(Kind.SUBJECT, 0, digest)])
+
+    async def settle(self):
+        for keeper in self.keepers.values():
+            await keeper.log.commit(keeper.log.next - 1)
 
     # --- clients ---------------------------------------------------------------------------------------------------
 

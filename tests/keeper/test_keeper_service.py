@@ -235,19 +235,6 @@ async def test_refused_and_invalid_requests_charge_nobody(tmp_path):
 # --- denials -------------------------------------------------------------------------------------------------------
 
 
-def subject_entry(rig, op, people, **about):
-    from anwen.keeper.side import Block, Kind, subject_digest
-
-    for keeper in rig.keepers.values():
-        digest = subject_digest(people.subject[0].tobytes())
-        keeper._append(op, about, [Block.of(Kind.SUBJECT, 0, digest)])
-
-
-async def settle(rig):
-    for keeper in rig.keepers.values():
-        await keeper.log.commit(keeper.log.next - 1)
-
-
 @pytest.mark.parametrize("restarts", [0, 1, 2])
 async def test_a_deleted_row_never_opens_again_and_others_do(rig, restarts):
     gone, stays = People(1), People(1)
@@ -280,9 +267,9 @@ async def test_a_deletion_under_another_subject_denies_nothing(rig):
 
 async def test_restricted_and_erased_people_do_not_open(rig):
     one, two, free = People(1, classes=(NAME_MASK,)), People(1, classes=(NAME_MASK,)), People(1, classes=(NAME_MASK,))
-    subject_entry(rig, "restrict", one, purpose="work")
-    subject_entry(rig, "erase", two)
-    await settle(rig)
+    rig.append_about("restrict", one, purpose="work")
+    rig.append_about("erase", two)
+    await rig.settle()
     for _ in range(2):
         for people in (one, two):
             with pytest.raises(RefusedError):
@@ -291,16 +278,16 @@ async def test_restricted_and_erased_people_do_not_open(rig):
         await rig.ask("open", free.open(bytes(20)))
         for i in rig.ids:
             await rig.restart(i)
-    subject_entry(rig, "lift", one, purpose="work")
-    await settle(rig)
+    rig.append_about("lift", one, purpose="work")
+    await rig.settle()
     await rig.ask("open", one.open(bytes(20)))
 
 
 async def test_all_reasons_why_something_does_not_open_have_one_wording(rig):
     deleted, erased, expired, restricted = (People(1) for _ in range(4))
     await rig.ask("delete", deleted.delete())
-    subject_entry(rig, "erase", erased)
-    subject_entry(rig, "restrict", restricted, purpose="work")
+    rig.append_about("erase", erased)
+    rig.append_about("restrict", restricted, purpose="work")
     expired.collected_s -= 366 * DAY_S
     said = set()
     for people in (deleted, erased, expired, restricted):
@@ -354,7 +341,7 @@ async def test_refusals_are_logged_and_a_flood_of_them_is_not(rig):
     for _ in range(40):
         with pytest.raises(GrantError):
             await rig.ask("open", People(1).open(bytes(20)), ["a"], who="bob", purpose="look")
-    await settle(rig)
+    await rig.settle()
     entries = [json.loads(f.entry) for f in rig.keepers["a"].log.frames(0)]
     refused = [e for e in entries if e["op"] == "refused"]
     assert len(refused) == 16
@@ -401,8 +388,9 @@ async def test_the_next_policy_is_taken_once_a_quorum_signed_it(rig):
             await rig.ask("open", People(2, classes=(NAME_CLASS,)).open(bytes(20)), ["a"])
         await rig.restart("a")
         assert rig.keepers["a"].policy.version == 2
-    ops = [json.loads(f.entry)["op"] for f in rig.keepers["a"].log.frames(0)]
-    assert ops.count("policy") == 2
+    entries = [json.loads(f.entry) for f in rig.keepers["a"].log.frames(0)]
+    taken = [(e["policy"], e["digest"]) for e in entries if e["op"] == "policy"]
+    assert taken == [(p.version, policy_chain.digest(p).hex()) for p in (rig.policy, rig.keepers["a"].policy)]
 
 
 async def test_a_policy_that_is_not_the_next_is_refused(rig):

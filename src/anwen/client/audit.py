@@ -22,6 +22,7 @@ from anwen.errors import AnwenError, MalformedError, ProofError, QuorumError, To
 from anwen.formats import wire
 from anwen.formats.answer import verify_receipt
 from anwen.formats.checkpoint import Checkpoint, cosignatures, log_origin, verify_note
+from anwen.formats.policy_chain import digest
 from anwen.model import Policy
 
 PAGE = 4096
@@ -37,6 +38,7 @@ FRESH_S = 300
 SAME_REQUEST_MS = 180_000
 """Grants live 120 s, and keepers' clocks differ by 30 s at most."""
 
+_POLICY = b'"op":"policy"'
 _LAST_MS = 253_402_300_799_000  # year 9999
 _NAME_CHARACTERS = 64
 
@@ -253,6 +255,8 @@ async def _verify_one(session: Session, purpose: str, keeper: str) -> Verdict:
                     head, by = _checkpoint(session, keeper, page.note)
                 for entry in page.entries[: head.size - frontier.size]:
                     frontier.append(leaf_hash(entry))
+                    if _POLICY in entry:
+                        _check_policy(session.policy, keeper, entry)
                 if frontier.size == head.size:
                     break  # what lies beyond nobody else has signed
         if not by or head.size > frontier.size:
@@ -283,6 +287,13 @@ def _checkpoint(session: Session, keeper: str, note: str) -> tuple[Checkpoint, t
             f"keeper {keeper}: last cosigned {age_s:.0f} s ago: what came since is not there to be checked"
         )
     return head, tuple(sorted(peers[name] for name in times))
+
+
+def _check_policy(policy: Policy, keeper: str, entry: bytes) -> None:
+    """Refuse a log with a policy of our policy's number that is another one: some keepers were shown something else."""
+    said = members(keeper, entry)
+    if said.get("policy") == policy.version and said.get("digest") != digest(policy).hex():
+        raise ProofError(f"keeper {keeper}: took another policy {policy.version} than ours, which officers signed too")
 
 
 def _check_receipt(session: Session, keeper: str, size: int) -> None:

@@ -127,7 +127,7 @@ class Keeper:
             raise
         if self._state.policy_version < self.policy.version:
             # the file is durable before its entry: a crash in between is made good here
-            await self.log.commit(self._append("policy", {"policy": self.policy.version}, []))
+            await self.log.commit(self._append_policy())
         self._stopped = None
 
     async def close(self) -> None:
@@ -257,6 +257,11 @@ class Keeper:
         self.grown.set()
         return index
 
+    def _append_policy(self) -> int:
+        """Append which policy is in force; with its digest, so that two of one number do not look like one."""
+        digest = policy_chain.digest(self.policy).hex()
+        return self._append("policy", {"policy": self.policy.version, "digest": digest}, [])
+
     def _log_refusal(self, op: str, grant: grants.Grant, error: AnwenError) -> None:
         """Log that a valid grant was refused; not waited for, and so many a second at most."""
         t_ms = self._now_ms()
@@ -297,7 +302,7 @@ class Keeper:
         # A crash before: the old version, officers send it again. After: the new one, its entry made on start.
         self.policy, self._screen = policy, policy_chain.Screen.after(policy)
         self._state.ledger.update_policy(policy)
-        index = self._append("policy", {"policy": policy.version}, [])
+        index = self._append_policy()
         await self.log.commit(index)
         nobody = grants.Grant("", self._audience, 0, b"", "", hashlib.sha256(body).digest())
         return self._answer("policy", nobody, Work(), index, t_ms=self._now_ms())

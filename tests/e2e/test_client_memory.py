@@ -1,0 +1,113 @@
+"""A thief who reads the whole memory of a busy client: what he finds is counted and printed, and is of nobody else.
+
+What the process opened or searched stays known to whoever takes its memory: Python wipes nothing. What must not be there is
+anything of people whom it did not open: not their values, and no key of theirs.
+"""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from anwen.client.session import Timing
+from anwen.crypto import blind_index
+from anwen.formats import normalise
+from anwen.rehearse.breach import shares
+from anwen.rehearse.breach.search import Needles, memory_of
+
+from .conftest import person
+
+OPENED, OTHERS = 30, 200
+FIELDS = ("id_number", "email", "address")  # of eight bytes and more, different for each person
+NUMBERS = itertools.count(800_000, 1000)
+
+CLIENT = """
+import itertools, sys, threading
+import anwen
+folder, phones = sys.argv[1], sys.argv[2:]
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+with anwen.connect(folder, key="case_worker", purpose="casework") as clerk:
+    for turn, phone in enumerate(itertools.cycle(phones)):
+        (found,) = clerk.find("person", phone=phone)
+        assert clerk.open([found], ["identity", "contact"])
+        if turn == len(phones):
+            print("busy", flush=True)
+        if stop.is_set():
+            break
+    print("idle", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def secrets_of(policy, folders, rows, records, key):
+    """What belongs to some people, by kind: made from the shares of all keepers."""
+    schema = policy.collections["person"]
+    (phone,) = [f for f in schema.fields if f.name == "phone"]
+    (token_key,) = shares.token_keys(policy, folders, [(schema.id, phone.id)])
+    tokens = [
+        (schema.id, phone.id, blind_index.token(token_key, normalise.index_bytes(phone, normalise.normalise(phone, r["phone"]))))
+        for r in rows
+    ]  # fmt: skip
+    cells = [cell for record in records for cell in record.cells.values()]
+    values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
+    wraps = [bytes(a ^ b for a, b in zip(c.wrap, v.tobytes(), strict=True)) for c, v in zip(cells, values, strict=True)]
+    return {
+        "values": [r[name].encode() for r in rows for name in FIELDS],
+        "DEKs": wraps,
+        "values of F": [v.tobytes() for v in values],
+        "tokens": [t for *_, t in tokens],
+        "search keys": shares.index_keys(policy, folders, tokens),
+    } | ({"token key": [token_key], "principal's key": scalar(key)} if key else {})
+
+
+def scalar(key):
+    number = key.private_numbers().private_value
+    return [number.to_bytes(32), number.to_bytes(32, "little")]
+
+
+def count(pid, secrets):
+    """How many of each kind stand in a process's memory, and how many bytes that is."""
+    kinds = [(kind, value) for kind, values in secrets.items() for value in values]
+    needles, found, size = Needles([value for _, value in kinds]), set(), 0
+    for region in memory_of(pid):
+        size += len(region)
+        found |= needles.within(region.data)
+    return {kind: sum(kinds[i][0] == kind for i in found) for kind in secrets}, size
+
+
+@pytest.fixture
+def people(vault, connect):
+    first = next(NUMBERS)
+    rows = [person(first + i) for i in range(OPENED + OTHERS)]
+    stored = connect("importer", "intake").put_many("person", rows)
+    records = connect("case_worker", "casework", timing=Timing(deadline_s=20.0)).get([r.record for r in stored])
+    return rows, records
+
+
+def test_a_dump_of_a_busy_client_holds_nothing_of_people_whom_it_did_not_open(vault, people, say):
+    rows, records = people
+    policy = vault.policy()
+    folders = [vault.path / "keepers" / k for k in policy.keepers]
+    mine = secrets_of(policy, folders, rows[:OPENED], records[:OPENED], vault.principal_key("case_worker"))
+    others = secrets_of(policy, folders, rows[OPENED:], records[OPENED:], None)
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(vault.path), *(r["phone"] for r in rows[:OPENED])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        told = {}
+        for state in ("busy", "idle"):
+            assert client.stdout.readline() == f"{state}\n"
+            told[state] = count(client.pid, mine), count(client.pid, others)
+            client.stdin.write("\n")
+            client.stdin.flush()
+        assert client.wait(30) == 0
+    for state, ((found, size), (foreign, _)) in told.items():
+        counted = ", ".join(f"{n} of {len(mine[kind])} {kind}" for kind, n in found.items())
+        say(
+            f"{state} client, {size >> 20} MiB: {counted} of {OPENED} opened; of {OTHERS} others {sum(foreign.values())}"
+        )
+    for (found, _), (foreign, _) in told.values():
+        assert sum(foreign.values()) == 0, foreign
+        assert found["token key"] == 1, "the search has to be able to find what is there"
+    assert told["busy"][0][0]["values"] > 0
