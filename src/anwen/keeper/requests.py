@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from anwen.crypto import prf_input
 from anwen.crypto.grants import Grant
-from anwen.errors import ConflictError, MalformedError, NotFoundError, TooLargeError
+from anwen.errors import ConflictError, MalformedError, NotFoundError, RefusedError, TooLargeError
 from anwen.formats import wire
 from anwen.keeper.side import DENIED, Block, Kind, denial_digest
 from anwen.keeper.state import Charges, State
@@ -214,11 +215,24 @@ def _bound_tokens(tokens: Mapping[tuple[int, int], int], written: Mapping[int, i
             raise MalformedError(f"put: {count} tokens of field {collection}.{field_id} in {rows} rows")
 
 
-def _check_denied(ask: Ask, rows: Mapping[str, Any], subjects: Mapping[int, list[bytes]]) -> None:
-    ask.state.check_subjects((s for part in subjects.values() for s in part), ask.grant.purpose)
-    if ask.state.denied:
-        columns = (rows["collection"].tolist(), _values(rows["subject"]), _values(rows["record"]))
-        ask.state.check_rows(zip(*columns, rows["version"].tolist(), strict=True), columns[2])
+def _check_denied(
+    ask: Ask, rows: Mapping[str, Any], subjects: Mapping[int, list[bytes]], *checks: Callable[[], None]
+) -> None:
+    """Refuse what is denied, or what `checks` refuse; all are made first, so the time of the answer tells no cause."""
+
+    def check_rows() -> None:
+        if ask.state.denied:
+            columns = (rows["collection"].tolist(), _values(rows["subject"]), _values(rows["record"]))
+            ask.state.check_rows(zip(*columns, rows["version"].tolist(), strict=True), columns[2])
+
+    handles, refusals = [s for part in subjects.values() for s in part], []
+    for check in (*checks, lambda: ask.state.check_subjects(handles, ask.grant.purpose), check_rows):
+        try:
+            check()
+        except RefusedError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
 
 
 def open_(ask: Ask) -> Work:
@@ -279,11 +293,12 @@ def _stored(ask: Ask) -> _Stored:
 def _check_stored(ask: Ask, stored: _Stored) -> None:
     """Retention and denials of the cells asked for."""
     records, cells = ask.table("records"), ask.table("cells")
-    retention.check_open(ask.policy, stored.collection, cells["collected_s"], cells["expires_s"], ask.now_s)
-    rows = {"collection": stored.collection, "subject": stored.subject, "version": cells["version"]}
-    if ask.state.denied:
-        rows["record"] = records["record"][stored.rows]
-    _check_denied(ask, rows, {0: _values(records["subject"])} if ask.state.erased or ask.state.restricted else {})
+    record = records["record"][stored.rows]
+    rows = {"collection": stored.collection, "subject": stored.subject, "record": record, "version": cells["version"]}
+    subjects = {0: _values(records["subject"])} if ask.state.erased or ask.state.restricted else {}
+    dates = cells["collected_s"], cells["expires_s"]
+    ends = partial(retention.check_open, ask.policy, stored.collection, *dates, ask.now_s)
+    _check_denied(ask, rows, subjects, ends)
 
 
 def index(ask: Ask) -> Work:
