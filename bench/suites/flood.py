@@ -25,6 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+
 from anwen.crypto import grants
 from anwen.crypto.grants import Grant
 from anwen.formats import wire
@@ -53,7 +55,7 @@ THIEF = "loader"
 def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
     """Open by id without a flood and under each, in rotated order."""
     rounds, rows, count = Rounds(), setting.size(ROWS), setting.rounds(4)
-    times = {"quick": (0.5, 1.0), "bench": (2.0, 10.0), "full": (2.0, 20.0)}[setting.profile]
+    times = {"quick": (0.5, 1.0), "bench": (2.0, 15.0), "full": (2.0, 30.0)}[setting.profile]
     told: dict[str, Any] = {}
     with anwen.running(setting.folder / "flood") as system:
         bench = loaded(setting, system, rows)
@@ -161,7 +163,7 @@ class Flood:
         address = next(self.doors)
         grant, body = self._request(address)
         host, port = http1.split_address(address)
-        head = f"POST /v1/state HTTP/1.1\r\nAuthorization: Anwen {grant}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/prehash HTTP/1.1\r\nAuthorization: Anwen {grant}\r\nContent-Length: {len(body)}\r\n\r\n"
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             source = (next(self.sources), 0)
             reader, writer = await asyncio.open_connection(host, port, ssl=self.context, local_addr=source)
@@ -178,7 +180,8 @@ class Flood:
             return f"{os.urandom(48).hex()}.{os.urandom(96).hex()}.{os.urandom(48).hex()}", os.urandom(256)
         if self.kind == "replayed grants" and door in self.spent:
             return self.spent[door]
-        body = wire.encode("state", os.urandom(wire.SALT_BYTES), {})
+        fields = {"collection": np.ones(1, np.uint64), "field": np.ones(1, np.uint64)}
+        body = wire.encode("prehash", os.urandom(wire.SALT_BYTES), tables={"fields": fields})
         here = self.keeper_at.get(door)
         others = [k for k in self.policy.keepers if k != here]
         recipient = here if here and self.kind == "replayed grants" else others[0]
