@@ -4,27 +4,26 @@ What the process opened or searched stays known to whoever takes its memory: Pyt
 anything of people whom it did not open: not their values, and no key of theirs.
 """
 
-import itertools
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from anwen.client.session import Timing
+import anwen
+from anwen import vault_folder
 from anwen.crypto import blind_index
 from anwen.formats import normalise
 from anwen.rehearse.breach import shares
 from anwen.rehearse.breach.search import Needles, memory_of
 
-from .conftest import person
+from .conftest import person, running
 
 OPENED, OTHERS = 30, 200
 FIELDS = ("id_number", "email", "address")  # of eight bytes and more, different for each person
-NUMBERS = itertools.count(800_000, 1000)
 
 CLIENT = """
-import itertools, sys, threading
+import itertools, sys, threading, time
 import anwen
 folder, phones = sys.argv[1], sys.argv[2:]
 stop = threading.Event()
@@ -37,6 +36,7 @@ with anwen.connect(folder, key="case_worker", purpose="casework") as clerk:
             print("busy", flush=True)
         if stop.is_set():
             break
+        time.sleep(0.02)  # its budget of searches is for an hour
     print("idle", flush=True)
     sys.stdin.readline()
 """
@@ -78,17 +78,28 @@ def count(pid, secrets):
     return {kind: sum(kinds[i][0] == kind for i in found) for kind in secrets}, size
 
 
-@pytest.fixture
-def people(vault, connect):
-    first = next(NUMBERS)
-    rows = [person(first + i) for i in range(OPENED + OTHERS)]
-    stored = connect("importer", "intake").put_many("person", rows)
-    records = connect("case_worker", "casework", timing=Timing(deadline_s=20.0)).get([r.record for r in stored])
-    return rows, records
+@pytest.mark.deep
+def test_a_dump_of_a_busy_client_holds_nothing_of_people_whom_it_did_not_open(tmp_path, say):
+    vault, rows = vault_folder.create(tmp_path / "police", "police"), [person(i) for i in range(OPENED + OTHERS)]
+    with running(vault):
+        with anwen.connect(vault.path, key="importer", purpose="intake") as importer:
+            stored = importer.put_many("person", rows)
+        with anwen.connect(vault.path, key="case_worker", purpose="casework") as clerk:
+            records = clerk.get([r.record for r in stored])
+        told, mine = dumped(vault, rows, records)
+    for state, ((found, size), (foreign, _)) in told.items():
+        counted = ", ".join(f"{n} of {len(mine[kind])} {kind}" for kind, n in found.items())
+        say(
+            f"{state} client, {size >> 20} MiB: {counted} of {OPENED} opened; of {OTHERS} others {sum(foreign.values())}"
+        )
+    for (found, _), (foreign, _) in told.values():
+        assert sum(foreign.values()) == 0, foreign
+        assert found["token key"] == 1, "the search has to be able to find what is there"
+    assert told["busy"][0][0]["values"] > 0
 
 
-def test_a_dump_of_a_busy_client_holds_nothing_of_people_whom_it_did_not_open(vault, people, say):
-    rows, records = people
+def dumped(vault, rows, records):
+    """Read the memory of a client while it opens some of the people, and once it has nothing to do."""
     policy = vault.policy()
     folders = [vault.path / "keepers" / k for k in policy.keepers]
     mine = secrets_of(policy, folders, rows[:OPENED], records[:OPENED], vault.principal_key("case_worker"))
@@ -102,12 +113,4 @@ def test_a_dump_of_a_busy_client_holds_nothing_of_people_whom_it_did_not_open(va
             client.stdin.write("\n")
             client.stdin.flush()
         assert client.wait(30) == 0
-    for state, ((found, size), (foreign, _)) in told.items():
-        counted = ", ".join(f"{n} of {len(mine[kind])} {kind}" for kind, n in found.items())
-        say(
-            f"{state} client, {size >> 20} MiB: {counted} of {OPENED} opened; of {OTHERS} others {sum(foreign.values())}"
-        )
-    for (found, _), (foreign, _) in told.values():
-        assert sum(foreign.values()) == 0, foreign
-        assert found["token key"] == 1, "the search has to be able to find what is there"
-    assert told["busy"][0][0]["values"] > 0
+    return told, mine
