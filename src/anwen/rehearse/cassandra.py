@@ -229,10 +229,8 @@ class Cluster:
             "jdk.attach.allowAttachSelf": "true",
         }
         return [
-            # a heap, or the space of its classes, that grows is collected as a whole each time: half a second and more
-            # on shared cores, in one member or the next for minutes after a start
-            "java", "-Xms768M", "-Xmx768M", "-XX:MetaspaceSize=128M",
-            "-Xss256k", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError",
+            "java", "-Xms256M", "-Xmx768M", "-Xss256k", "-XX:+UseSerialGC", "-XX:-UsePerfData",
+            "-XX:+ExitOnOutOfMemoryError",
             # the second compiler takes a core for minutes, and longer than most members of a test live
             "-XX:TieredStopAtLevel=1",
             *(f"--add-exports={part}=ALL-UNNAMED" for part in _EXPORTS),
