@@ -17,8 +17,8 @@ from anwen.store import engines
 from anwen.store.sqlite import SqliteStore
 
 BEFORE, PEOPLE = 40, 120
-CHANCE = 6 / PEOPLE
-"""More than five right by chance in 120 guesses: 0.06 % of all runs."""
+CHANCE = 10 / PEOPLE
+"""Ten right by chance in 120 guesses, where one is usual: one run in ten million."""
 
 
 def hit_rate(arrived, shown):
