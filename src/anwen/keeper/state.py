@@ -30,6 +30,7 @@ Charges = dict[Counter, dict[int, Any]]
 
 
 _FEW = 64
+"""Rows of a request up to which all are looked at alike; in a longer one a row more or less does not show."""
 
 
 def refused(cause: str) -> RefusedError:
