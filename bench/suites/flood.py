@@ -41,7 +41,7 @@ ROWS = 2_000
 CLIENTS = 2
 KINDS = ("quiet", "idle connections", "junk grants", "foreign grants", "replayed grants")
 CONNECTIONS, PACE = 10_000, 60
-"""Idle connections that are held, and requests a second of the other floods, over all doors together."""
+"""Idle connections that are tried, and requests a second of the other floods, over all doors together."""
 
 REOPENED = 300
 """Idle connections that are opened again each second."""

@@ -12,15 +12,12 @@ import pytest
 
 import anwen
 from anwen import vault_folder
-from anwen.crypto import blind_index
-from anwen.formats import normalise
-from anwen.rehearse.breach import shares
+from anwen.rehearse.breach.load import secrets_of
 from anwen.rehearse.breach.search import Needles, memory_of
 
 from .conftest import person, running
 
 OPENED, OTHERS = 30, 200
-FIELDS = ("id_number", "email", "address")  # of eight bytes and more, different for each person
 
 CLIENT = """
 import itertools, sys, threading, time
@@ -40,27 +37,6 @@ with anwen.connect(folder, key="case_worker", purpose="casework") as clerk:
     print("idle", flush=True)
     sys.stdin.readline()
 """
-
-
-def secrets_of(policy, folders, rows, records, key):
-    """What belongs to some people, by kind: made from the shares of all keepers."""
-    schema = policy.collections["person"]
-    (phone,) = [f for f in schema.fields if f.name == "phone"]
-    (token_key,) = shares.token_keys(policy, folders, [(schema.id, phone.id)])
-    tokens = [
-        (schema.id, phone.id, blind_index.token(token_key, normalise.index_bytes(phone, normalise.normalise(phone, r["phone"]))))
-        for r in rows
-    ]  # fmt: skip
-    cells = [cell for record in records for cell in record.cells.values()]
-    values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
-    wraps = [bytes(a ^ b for a, b in zip(c.wrap, v.tobytes(), strict=True)) for c, v in zip(cells, values, strict=True)]
-    return {
-        "values": [r[name].encode() for r in rows for name in FIELDS],
-        "DEKs": wraps,
-        "values of F": [v.tobytes() for v in values],
-        "tokens": [t for *_, t in tokens],
-        "search keys": shares.index_keys(policy, folders, tokens),
-    } | ({"token key": [token_key], "principal's key": scalar(key)} if key else {})
 
 
 def scalar(key):
@@ -94,7 +70,7 @@ def test_a_dump_of_a_busy_client_holds_nothing_of_people_whom_it_did_not_open(tm
         )
     for (found, _), (foreign, _) in told.values():
         assert sum(foreign.values()) == 0, foreign
-        assert found["token key"] == 1, "the search has to be able to find what is there"
+        assert found["token keys"] > 0, "the search has to be able to find what is there"
     assert told["busy"][0][0]["values"] > 0
 
 
@@ -102,8 +78,12 @@ def dumped(vault, rows, records):
     """Read the memory of a client while it opens some of the people, and once it has nothing to do."""
     policy = vault.policy()
     folders = [vault.path / "keepers" / k for k in policy.keepers]
-    mine = secrets_of(policy, folders, rows[:OPENED], records[:OPENED], vault.principal_key("case_worker"))
-    others = secrets_of(policy, folders, rows[OPENED:], records[OPENED:], None)
+    schema = policy.collections["person"]
+    mine = secrets_of(policy, folders, schema, rows[:OPENED], records[:OPENED])
+    others = secrets_of(policy, folders, schema, rows[OPENED:], records[OPENED:])
+    both = {value for values in mine.values() for value in values}  # a field's key, a day of birth
+    others = {kind: [v for v in values if v not in both] for kind, values in others.items()}
+    mine["principal's key"] = scalar(vault.principal_key("case_worker"))
     command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(vault.path), *(r["phone"] for r in rows[:OPENED])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
         told = {}

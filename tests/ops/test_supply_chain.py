@@ -15,14 +15,14 @@ LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "src" / "anwen" / "rehearse
 SOURCES = ("src", "pyproject.toml", "README.md", "LICENSE")
 
 
-def built(folder, sources, epoch_s):
+def built(folder, sources, mode=0o664):
     """Build the wheel from a copy of the sources, as somebody else would at another place and time."""
     for name in SOURCES:
         (shutil.copytree if (sources / name).is_dir() else shutil.copy)(sources / name, folder / name)
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file():
             path.touch()
-            path.chmod(0o600 if epoch_s else 0o664)
+            path.chmod(mode)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "--wheel-dir", folder / "out", folder], check=True, timeout=120)
     (wheel,) = (folder / "out").glob("*.whl")
@@ -33,18 +33,18 @@ def test_two_builds_of_the_same_sources_are_equal_byte_for_byte(tmp_path):
     folders = [tmp_path / "one", tmp_path / "a" / "second place"]
     for folder in folders:
         folder.mkdir(parents=True)
-    one, two = (built(folder, ROOT, i) for i, folder in enumerate(folders))
+    one, two = (built(folder, ROOT, mode) for folder, mode in zip(folders, (0o664, 0o600), strict=True))
     assert one.name == two.name
     assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(two.read_bytes()).digest()
     errors = folders[0] / "src" / "anwen" / "errors.py"
     errors.write_text(errors.read_text() + "# one line more\n")
     changed = tmp_path / "changed"
     changed.mkdir()
-    assert built(changed, folders[0], 0).read_bytes() != two.read_bytes()
+    assert built(changed, folders[0]).read_bytes() != two.read_bytes()
 
 
 def test_the_wheel_holds_the_package_and_nothing_of_whoever_built_it(tmp_path):
-    wheel = built(tmp_path, ROOT, 0)
+    wheel = built(tmp_path, ROOT)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert all(n.startswith(("anwen/", "anwen-")) for n in names)

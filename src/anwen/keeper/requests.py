@@ -225,7 +225,7 @@ def _check_denied(
             columns = (rows["collection"].tolist(), _values(rows["subject"]), _values(rows["record"]))
             ask.state.check_rows(zip(*columns, rows["version"].tolist(), strict=True), columns[2])
 
-    handles, refusals = [s for part in subjects.values() for s in part], []
+    handles, refusals = (s for part in subjects.values() for s in part), []
     for check in (*checks, lambda: ask.state.check_subjects(handles, ask.grant.purpose), check_rows):
         try:
             check()
@@ -264,12 +264,12 @@ def verify(ask: Ask) -> Work:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Stored:
-    """Cells that are in the store: PRF inputs, and collection and subject of each."""
+    """Cells that are in the store: PRF inputs, and collection, subject and record of each."""
 
     inputs: Bytes2D
-    rows: Any
     collection: Any
     subject: Any
+    record: Any
     pairs: Mapping[tuple[int, int], int]
 
     def about(self) -> dict[str, object]:
@@ -280,21 +280,20 @@ class _Stored:
 def _stored(ask: Ask) -> _Stored:
     records, cells, rows = ask.table("records"), ask.table("cells"), _record_rows(ask)
     epoch = _current(ask, "epoch", "record")
-    collection, subject = records["collection"][rows], records["subject"][rows]
+    collection, subject, record = (records[name][rows] for name in ("collection", "subject", "record"))
     pairs = _count_pairs(collection, cells["class"])
     _known(ask.policy, pairs)
     inputs = prf_input.record_inputs(
         collection, cells["class"], cells["version"], epoch, cells["collected_s"], cells["expires_s"],
-        subject, records["record"][rows], cells["nonce"],
+        subject, record, cells["nonce"],
     )  # fmt: skip
-    return _Stored(inputs, rows, collection, subject, pairs)
+    return _Stored(inputs, collection, subject, record, pairs)
 
 
 def _check_stored(ask: Ask, stored: _Stored) -> None:
     """Retention and denials of the cells asked for."""
     records, cells = ask.table("records"), ask.table("cells")
-    record = records["record"][stored.rows]
-    rows = {"collection": stored.collection, "subject": stored.subject, "record": record, "version": cells["version"]}
+    rows = {name: getattr(stored, name) for name in ("collection", "subject", "record")} | {"version": cells["version"]}
     subjects = {0: _values(records["subject"])} if ask.state.erased or ask.state.restricted else {}
     dates = cells["collected_s"], cells["expires_s"]
     ends = partial(retention.check_open, ask.policy, stored.collection, *dates, ask.now_s)

@@ -134,13 +134,14 @@ class State:
 
     def check_rows(self, rows: Iterable[tuple[int, bytes, bytes, int]], records: Sequence[bytes]) -> None:
         """Raise RefusedError if a row (collection, subject, record, version) was deleted; `records` are their ids."""
-        if len(records) > _FEW and self.denied.keys().isdisjoint(records):
+        few = len(records) <= _FEW
+        if not few and self.denied.keys().isdisjoint(records):
             return
         # to the end, and of each row alike: how long it takes says nothing of what was found
         found = [
             version <= self.denied.get(record, {}).get(denial_digest(collection, subject, record), -1)
             for collection, subject, record, version in rows
-            if len(records) <= _FEW or record in self.denied
+            if few or record in self.denied
         ]
         if any(found):
             raise refused("deleted")

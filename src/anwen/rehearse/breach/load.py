@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from anwen.client.records import Record
 from anwen.crypto import blind_index
 from anwen.formats import normalise
-from anwen.model import Collection
+from anwen.model import Collection, Policy
 from anwen.rehearse.breach import shares
 from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.scene import Scene
@@ -58,27 +59,34 @@ class Load:
 
     def secrets(self) -> dict[str, list[bytes]]:
         """Return what only clients may hold of all this, by kind: made from the shares of all keepers."""
-        policy, folders = self.scene.policy, [self.scene.path("keeper", k) for k in self.scene.policy.keepers]
-        schema = self._schema
-        indexed = [f for f in schema.fields if f.index]
-        keys = shares.token_keys(policy, folders, [(schema.id, f.id) for f in indexed])
-        tokens = [
-            (schema.id, f.id, blind_index.token(key, normalise.index_bytes(f, normalise.normalise(f, row[f.name]))))
-            for row in self.people
-            for f, key in zip(indexed, keys, strict=True)
-            if row.get(f.name)
-        ]
-        cells = [cell for record in self.touched for cell in record.cells.values()]
-        values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
-        return {
-            # a library's own text has names of people: numpy.ma speaks of a Lawrence
-            "values": [text for text in texts(self.people) if not text.isalpha()],
-            "tokens": [token for *_, token in tokens],
-            "index keys": shares.index_keys(policy, folders, tokens),
-            "token keys": keys,
-            "values of F": [row.tobytes() for row in values],
-            "DEKs": [_xor(cell.wrap, row.tobytes()) for cell, row in zip(cells, values, strict=True)],
-        }
+        folders = [self.scene.path("keeper", k) for k in self.scene.policy.keepers]
+        return secrets_of(self.scene.policy, folders, self._schema, self.people, self.touched)
+
+
+def secrets_of(
+    policy: Policy, folders: Sequence[Path], schema: Collection, people: Sequence[Mapping[str, object]],
+    records: Sequence[Record],
+) -> dict[str, list[bytes]]:  # fmt: skip
+    """Return what only clients may hold of some people and records, by kind; `folders` are those of all keepers."""
+    indexed = [f for f in schema.fields if f.index]
+    keys = shares.token_keys(policy, folders, [(schema.id, f.id) for f in indexed])
+    tokens = [
+        (schema.id, f.id, blind_index.token(key, normalise.index_bytes(f, normalise.normalise(f, row[f.name]))))
+        for row in people
+        for f, key in zip(indexed, keys, strict=True)
+        if row.get(f.name)
+    ]
+    cells = [cell for record in records for cell in record.cells.values()]
+    values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
+    return {
+        # a library's own text has names of people: numpy.ma speaks of a Lawrence
+        "values": [text for text in texts(people) if not text.isalpha()],
+        "tokens": [token for *_, token in tokens],
+        "index keys": shares.index_keys(policy, folders, tokens),
+        "token keys": keys,
+        "values of F": [row.tobytes() for row in values],
+        "DEKs": [_xor(cell.wrap, row.tobytes()) for cell, row in zip(cells, values, strict=True)],
+    }
 
 
 def texts(people: Sequence[Mapping[str, object]]) -> list[bytes]:
