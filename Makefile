@@ -17,7 +17,7 @@ install: .venv/.installed
 demo: install  ## the main job on the embedded default, under five minutes
 	$(BIN)/python examples/demo/run.py demo
 
-test: install  ## every test, under ten minutes
+test: install  ## every test but the long ones, about a quarter of an hour
 	$(BIN)/python -m pytest -m "not deep"
 
 deep: install  ## the long suites too

@@ -467,7 +467,10 @@ def test_what_all_say_or_the_only_one_is_believed(rig, people):
 # --- mutations ---------------------------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=10)
+MUTATIONS = settings.default.max_examples // 10  # an example takes a second or two
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=MUTATIONS)
 @given(data=st.data())
 def test_mutated_nodes_raise_nothing_but_our_errors_in_bounded_time(rig, people, data):
     """Bytes flipped, cut, added or repeated in what every node answers to one operation."""

@@ -147,7 +147,7 @@ class Load:
 
 
 LOST = [(zone, *how) for zone in "abc" for how in (("kill", "restart"), ("hang", "go_on"), ("swallow", "restart"))]
-IN_CI = [("a", "kill", "restart"), ("b", "hang", "go_on"), ("c", "swallow", "restart")]
+IN_CI = [("b", "hang", "go_on"), ("c", "swallow", "restart")]  # a rehearsal of outages kills one
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def theft(figures, name):
 @ROOT
 def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_it(breach):
     names = [n for n in THEFTS if n != "inference"]
-    code, found, page, said = breach("--people", "500", *(word for n in names for word in ("--theft", n)))
+    code, found, page, said = breach("--people", "300", *(word for n in names for word in ("--theft", n)))
     assert code == OK, said
     assert found["broken"] == []
     assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in names]
@@ -120,10 +120,10 @@ def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
     with anwen.open(folder, key="importer", purpose="intake") as importer:
         importer.put_many("customer", [customer(i) for i in range(12)])
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    words = [word for name in ("keeper", "liar", "officer", "inference") for word in ("--theft", name)]
+    words = [word for name in ("liar", "officer", "inference") for word in ("--theft", name)]
     code, found, _, said = breach("--vault", str(folder), *words)
     assert code == OK, said
-    assert [t["name"] for t in found["thefts"]] == ["keeper", "liar", "officer"]
+    assert [t["name"] for t in found["thefts"]] == ["liar", "officer"]
     assert found["people"] == 12
     assert "inference" in found["skipped"]
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

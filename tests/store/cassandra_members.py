@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from anwen.rehearse import cassandra
+from anwen.store import cassandra_schema as schema
 from anwen.store import engines
-
-EMPTIED = ("row", "posting", "subject", "listing")
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +32,8 @@ async def connected(members, zone="a", **settings):
     return await engines.connect("cassandra", members.settings(zone) | settings, Path("/"))
 
 
-async def emptied(store):
-    """Nothing is left of another test, where one asks for everything."""
-    tables = EMPTIED, (f"wrap_{e}" for e in await store.epochs())
-    for table in [t for part in tables for t in part]:
+async def emptied(session):
+    """Nothing is left of another test: where one asks for everything, and rather than seconds for another keyspace."""
+    for table in await schema.tables(session):
         drops = table.startswith("wrap_") and table != "wrap_1"
-        await store._session.define(f"{'DROP' if drops else 'TRUNCATE'} TABLE {store._session.keyspace}.{table}")
+        await session.define(f"{'DROP' if drops else 'TRUNCATE'} TABLE {session.keyspace}.{table}")

@@ -20,7 +20,7 @@ NETWORK = "org.apache.cassandra.locator.NetworkTopologyStrategy"
 @pytest.fixture
 async def store(members):
     engine = await connected(members)
-    await emptied(engine)
+    await emptied(engine._session)
     yield engine
     await engine.close()
 

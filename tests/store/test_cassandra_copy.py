@@ -2,8 +2,10 @@
 
 import itertools
 import os
+from pathlib import Path
 
 import pytest
+from cassandra_members import emptied
 from contract import CONTACT_CLASSES, EPOCH, exact, labels, outcomes, owners, put, row, unique
 from copies import CopyContract, dumped, filled
 from faults import Load
@@ -15,12 +17,22 @@ from anwen.store.cassandra_copy import CassandraCopy
 from anwen.store.cassandra_session import _Hedge
 from anwen.store.placing import entries
 
-KEYSPACES = (f"copy{i}" for i in itertools.count())
+MADE = set()
 
 
 @pytest.fixture
-def fresh(members):
-    return lambda: members.settings("a") | {"keyspace": next(KEYSPACES)}
+async def fresh(members):
+    for keyspace in MADE:
+        copy = await copying.connect("cassandra", members.settings("a") | {"keyspace": keyspace}, Path("/"))
+        await emptied(copy._session)
+        await copy.close()
+    names = (f"copy{i}" for i in itertools.count())
+
+    def settings():
+        MADE.add(keyspace := next(names))
+        return members.settings("a") | {"keyspace": keyspace}
+
+    return settings
 
 
 class TestCassandraCopy(CopyContract):
