@@ -1,8 +1,10 @@
 """`anwen doctor` against a running vault: what each zone says, what peers say of it, and what a fault looks like."""
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 
 import pytest
 from tests.cli.conftest import person
@@ -11,7 +13,7 @@ from tests.e2e.conftest import running
 import anwen as library
 from anwen import vault_folder
 from anwen.cli.doctor_services import PROMISES
-from anwen.cli.failures import OK, UNAVAILABLE
+from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
 from anwen.formats.policy_schema import ENGINES
@@ -91,6 +93,32 @@ def test_rows_written_with_a_keeper_down_are_counted(anwen, broken):
         vault.put_many("person", [person(i) for i in range(3)])
     rows = by_what(anwen("doctor", *DPO, vault=folder.path))
     assert rows["rows of node a"]["text"].startswith("3 rows were written with a keeper down")
+
+
+def test_a_sample_is_opened_and_what_does_not_open_is_named(anwen, broken):
+    folder, processes = broken
+    with library.connect(folder.path, key="importer", purpose="intake") as vault:
+        records = [r.record for r in vault.put_many("person", [person(i) for i in range(8)])]
+    clerk = ("doctor", "--as", "case_worker", "--purpose", "casework", "--json", "--sample")
+    done = anwen(*clerk, "5", vault=folder.path)
+    assert done.code == OK, done.rows
+    assert by_what(done)["sample of person"]["text"] == "5 of 5 drawn open"
+    assert by_what(done)["sample of incident"]["text"] == "0 of 0 drawn open"
+    with contextlib.closing(sqlite3.connect(folder.path / "store" / "anwen.sqlite", isolation_level=None)) as db:
+        for record in records[:2]:
+            (sealed,) = db.execute("SELECT sealed FROM row WHERE record = ?", (bytes.fromhex(record),)).fetchone()
+            spoiled = sealed[:-1] + bytes([sealed[-1] ^ 1])
+            db.execute("UPDATE row SET sealed = ? WHERE record = ?", (spoiled, bytes.fromhex(record)))
+    done = anwen(*clerk, "20", vault=folder.path)
+    said = by_what(done)["sample of person"]
+    assert (done.code, said["level"]) == (INTEGRITY, "fail")
+    assert said["text"].startswith("2 of 8 do not open")
+    assert all(record in said["text"] for record in records[:2])
+    assert not any(record in said["text"] for record in records[2:])
+    os.kill(processes.processes["keeper b"].pid, signal.SIGKILL)
+    os.kill(processes.processes["keeper c"].pid, signal.SIGKILL)
+    said = by_what(anwen(*clerk, "5", vault=folder.path))["sample of person"]
+    assert (said["level"], "quorum" in said["text"]) == ("fail", True), said
 
 
 def test_a_policy_that_services_lack_is_named(anwen, broken):

@@ -10,7 +10,8 @@ from client_rig import person
 
 from anwen.client import frames
 from anwen.client.rows import Plain, bodies_of, canonical_values, tokens_of
-from anwen.errors import OpenError
+from anwen.client.spot_check import WRONG_MASK, spot_check
+from anwen.errors import NotFoundError, OpenError
 from anwen.files.writer import create
 from anwen.formats import kinds, normalise
 from anwen.model import Field
@@ -104,6 +105,20 @@ def test_a_rendition_shows_no_more_than_a_mask(rig, base):
         analyst = rig.connect("case_worker", "overview")
         (opened,) = analyst.open_each(analyst.get([bad.record]), ["identity.masked"])
         assert type(opened) is OpenError
+
+
+def test_a_spot_check_names_what_does_not_open_and_what_shows_another_mask(rig, base):
+    writer = Writer(rig)
+    good = writer.put(person(base + 50))
+    junk = writer.put(person(base + 51), c1=b"{")
+    other = writer.put(person(base + 52), c32770='{"5":"•••• 4747"}'.encode())
+    none = writer.put(person(base + 53), c32770=b"{}")
+    clerk = rig.connect("case_worker", "casework").asynchronous
+
+    async def checked():
+        return await spot_check(clerk, await clerk.get([r.record for r in (good, junk, other, none)] + ["00" * 16]))
+
+    assert rig.loop.run(checked()) == ["", OpenError.code, WRONG_MASK, WRONG_MASK, NotFoundError.code]
 
 
 # --- postings under a value that the record does not hold -----------------------------------------------------------

@@ -14,11 +14,9 @@ from pathlib import Path
 
 from anwen.backup import archive
 from anwen.backup.archive import Backup
-from anwen.client.records import Record
+from anwen.client.spot_check import spot_check
 from anwen.client.transport import Transport
 from anwen.client.vault import AsyncVault
-from anwen.errors import AnwenError, NotFoundError
-from anwen.model import INDEX_CLASS
 from anwen.node.service import Node
 from anwen.store.sqlite import SqliteStore
 
@@ -32,7 +30,7 @@ class Drilled:
     records: int  # in the backup, of collections that the purpose opens
     sampled: int
     opened: int
-    failed: dict[str, int]  # by code; "refused": deleted or erased since, or past their retention
+    failed: dict[str, int]  # as `spot_check` names them; "refused": deleted or erased since, or past their retention
 
 
 class Inside:
@@ -62,7 +60,7 @@ async def drill(backup: Backup, vault: AsyncVault, count: int, scratch: Path) ->
         await archive.restore(backup, store, vault.policy.vault)
         transport = Inside(vault.session.transport, Node(vault.policy, store))
         inside = AsyncVault(dataclasses.replace(vault.session, transport=transport), vault.purpose)
-        opened = Counter([await _open(inside, record) for record in await inside.get([r.hex() for r in drawn])])
+        opened = Counter(await spot_check(inside, await inside.get([r.hex() for r in drawn])))
     finally:
         await store.close()
     return Drilled(records, len(drawn), opened.pop("", 0), dict(opened))
@@ -83,13 +81,3 @@ def _draw(backup: Backup, collections: Collection[int], count: int) -> tuple[lis
             elif (place := _RANDOM.randrange(seen)) < count:
                 drawn[place] = record
     return drawn, seen
-
-
-async def _open(vault: AsyncVault, record: Record | None) -> str:
-    """Open all of a record that the purpose opens; return "", or the code of why it does not."""
-    if record is None:
-        return NotFoundError.code
-    schema = vault.policy.collections[record.collection]
-    names = [name for c in record.cells if c != INDEX_CLASS and (name := schema.class_name_of(c))]
-    (values,) = await vault.open_each([record], names)
-    return values.code if isinstance(values, AnwenError) else ""

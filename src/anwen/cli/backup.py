@@ -12,8 +12,8 @@ import click
 
 from anwen.backup import archive
 from anwen.cli import failures, output
+from anwen.cli.rights import opens
 from anwen.cli.settings import PATH, Group, Settings, cli, settings_of
-from anwen.model import Policy, Purpose
 from anwen.vault_folder import VaultFolder
 
 if TYPE_CHECKING:
@@ -101,10 +101,6 @@ async def _restore(folder: VaultFolder, found: archive.Backup) -> None:
         await archive.restore(found, store, folder.policy().vault)
 
 
-def _opens(_: Policy, purpose: Purpose) -> bool:
-    return bool(purpose.open)
-
-
 @backup_group.command("drill")
 @click.argument("source", type=PATH)
 @wraps_option
@@ -133,5 +129,5 @@ async def _drill(settings: Settings, found: archive.Backup, sample: int) -> Dril
     from anwen.backup.drill import drill  # noqa: PLC0415 - other commands load no node
 
     with tempfile.TemporaryDirectory(prefix="anwen-drill-") as scratch:
-        async with await settings.ask_async(_opens) as vault:
+        async with await settings.ask_async(opens) as vault:
             return await drill(found, vault, sample, Path(scratch))

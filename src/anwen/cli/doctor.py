@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from anwen.cli import output
-from anwen.cli.doctor_services import Check, services
+from anwen.cli.doctor_services import Check, sampled, services
 from anwen.cli.settings import Settings, cli, settings_of
 from anwen.errors import AnwenError
 from anwen.formats import policy_chain, policy_file
@@ -25,11 +25,18 @@ DISK_WARN_BYTES = 2 * 2**30
 
 
 @cli.command("doctor")
+@click.option("--sample", type=click.IntRange(0, 1024), default=0, help="Open so many records of each collection (0).")
 @settings_of
-def doctor(settings: Settings) -> None:
-    """Check policy, keepers, nodes, store, clocks, files and this machine. Exit code: the worst failure's."""
+def doctor(settings: Settings, sample: int) -> None:
+    """Check policy, keepers, nodes, store, clocks, files and this machine. Exit code: the worst failure's.
+
+    With --sample, also whether records drawn at random open, and their renditions are masks of what they hold: all that
+    the purpose opens, charged and logged like every opening.
+    """
     folder = settings.folder()
     checks = [*_policy(folder), *_files(folder), *_machine(folder), *asyncio.run(services(settings, folder))]
+    if sample:
+        checks += asyncio.run(sampled(settings, sample))
     settings.show([{k: v for k, v in dataclasses.asdict(c).items() if k != "code"} for c in checks])
     failed = [c.code for c in checks if c.level == "fail"]
     warned = sum(c.level == "warn" for c in checks)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import operator
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from typing import Literal, TypeVar
 
 from anwen.access import connect_async
 from anwen.cli import failures
+from anwen.cli.rights import opens
 from anwen.cli.settings import Settings
 from anwen.client import inspecting
+from anwen.client.records import Record
 from anwen.client.session import Session
+from anwen.client.spot_check import spot_check
+from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, GrantError, UnavailableError
 from anwen.formats.wire import MEMBER_WHOLE
 from anwen.model import KeeperInfo, NodeInfo, Policy
@@ -100,6 +105,32 @@ async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[_Ask
         return
     async with vault:
         yield _Asking(vault.session, purpose, audits=not silent)
+
+
+async def sampled(settings: Settings, count: int) -> list[Check]:
+    """Return a line for each collection that the purpose opens: what became of records drawn from it."""
+    async with await settings.ask_async(opens) as vault:
+        opened = {collection for collection, _ in vault.policy.purposes[vault.purpose].open}
+        return [await _sample(vault, c.name, count) for c in vault.policy.collections.values() if c.id in opened]
+
+
+async def _sample(vault: AsyncVault, collection: str, count: int) -> Check:
+    what, drawn = f"sample of {collection}", dict[str, Record]()
+    try:
+        for after in (os.urandom(16).hex(), ""):  # ids are random, and so are those that follow a random one
+            async for record in vault.scan(collection, page=count, after=after):
+                if len(drawn) == count:
+                    break
+                drawn[record.id] = record
+        found = await spot_check(vault, list(drawn.values()))
+    except AnwenError as error:
+        return _failed(what, error)
+    wrong = [f"{record} ({why})" for record, why in zip(drawn, found, strict=True) if why not in ("", "refused")]
+    if wrong:
+        said = f"{len(wrong)} of {len(drawn)} do not open, or show what is not their mask: {', '.join(wrong[:5])}"
+        return Check("fail", what, f"{said}; anwen audit names who wrote them", failures.INTEGRITY)
+    refused = f", {found.count('refused')} refused" if "refused" in found else ""
+    return Check("ok", what, f"{found.count('')} of {len(drawn)} drawn open{refused}")
 
 
 async def policy_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:

@@ -25,6 +25,11 @@ def class_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def opens(_: Policy, purpose: Purpose) -> bool:
+    """Return whether a purpose opens anything."""
+    return bool(purpose.open)
+
+
 def purpose_of(vault: Vault) -> Purpose:
     """Return what the vault was opened for."""
     return vault.policy.purposes[vault.asynchronous.purpose]

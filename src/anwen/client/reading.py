@@ -17,6 +17,8 @@ from anwen.errors import ProofError
 from anwen.formats import wire
 from anwen.model import Collection
 
+_FIRST = bytes(16)
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -50,11 +52,11 @@ class Reader:
         return await self.session.node("node_get", self.purpose, body, read, nodes)
 
     async def subjects(
-        self, schema: Collection, subjects: Sequence[bytes], classes: Sequence[int], page: int
+        self, schema: Collection, subjects: Sequence[bytes], classes: Sequence[int], page: int, *, after: bytes = _FIRST
     ) -> AsyncIterator[Record]:
-        """Yield a collection's records, of these subjects or (none) of all, `page` at a time, ascending."""
+        """Yield a collection's records beyond an id, of these subjects or (none) of all, ascending."""
         first, seen = "", set[str]()
-        async for node, records in self._pages(schema, subjects, classes, page):
+        async for node, records in self._pages(schema, subjects, classes, page, after=after):
             first = node
             seen |= {r.subject for r in records}
             for record in records:
@@ -62,7 +64,7 @@ class Reader:
         if missing := [s for s in subjects if s.hex() not in seen]:
 
             async def look(nodes: Sequence[str]) -> dict[str, Record]:
-                pages = self._pages(schema, missing, classes, page, nodes)
+                pages = self._pages(schema, missing, classes, page, after=after, nodes=nodes)
                 return {r.id: r async for _, records in pages for r in records}
 
             for record in (await second_look(self.session, first, look, proven=False)).values():
@@ -74,9 +76,11 @@ class Reader:
         subjects: Sequence[bytes],
         classes: Sequence[int],
         page: int,
+        *,
+        after: bytes,
         nodes: Sequence[str] = (),
     ) -> AsyncIterator[tuple[str, list[Record]]]:
-        after, more = bytes(16), True
+        more = True
         while more:
             scalars: dict[str, int | bytes] = {"collection": schema.id, "after": after, "limit": page}
             tables: dict[str, wire.Table] = {

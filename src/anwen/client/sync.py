@@ -92,9 +92,11 @@ class Vault:
         """See `AsyncVault.list_subject`."""
         return self._loop.run(self.asynchronous.list_subject(subject, collection, classes))
 
-    def scan(self, collection: str, classes: Sequence[str] = (), *, page: int = 512) -> Iterator[Record]:
+    def scan(
+        self, collection: str, classes: Sequence[str] = (), *, page: int = 512, after: str = ""
+    ) -> Iterator[Record]:
         """See `AsyncVault.scan`."""
-        records = self.asynchronous.scan(collection, classes, page=page)
+        records = self.asynchronous.scan(collection, classes, page=page, after=after)
 
         async def following() -> Record | None:
             return await anext(records, None)

@@ -12,17 +12,7 @@ from anwen.client.deadline import bounded
 from anwen.client.finding import Query
 from anwen.client.reading import Reader
 from anwen.client.records import Record
-from anwen.client.rows import (
-    Cell,
-    Plain,
-    PrehashKeys,
-    Values,
-    bodies_of,
-    canonical_values,
-    holds,
-    seconds,
-    tokens_of,
-)
+from anwen.client.rows import Cell, Plain, PrehashKeys, Values, bodies_of, canonical_values, holds, seconds, tokens_of
 from anwen.client.session import Session
 from anwen.client.writing import PutResult, Writer
 from anwen.crypto.blind_index import token
@@ -288,10 +278,12 @@ class AsyncVault:
         ids = self._class_ids(schema, classes)
         return [r async for r in self._reader.subjects(schema, [_handle(subject)], ids, page=512)]
 
-    async def scan(self, collection: str, classes: Sequence[str] = (), *, page: int = 512) -> AsyncIterator[Record]:
-        """Yield every record of a collection, still sealed, by record id."""
-        schema = self._collection(collection)
-        async for record in self._reader.subjects(schema, [], self._class_ids(schema, classes), page):
+    async def scan(
+        self, collection: str, classes: Sequence[str] = (), *, page: int = 512, after: str = ""
+    ) -> AsyncIterator[Record]:
+        """Yield every record of a collection, still sealed, by record id; those beyond `after`, if that is given."""
+        schema, beyond = self._collection(collection), _handle(after) if after else bytes(16)
+        async for record in self._reader.subjects(schema, [], self._class_ids(schema, classes), page, after=beyond):
             yield record
 
     # --- opening -------------------------------------------------------------------------------------------------

@@ -22,11 +22,7 @@ Line = tuple[bool, str]
 """Whether it lets somebody see, reach or decide more; what changes."""
 
 _TOLD = {  # what is said of a part that is added, whether that loosens, and of one that is removed
-    "officer": (
-        "{who} ({person}, {public_key}) may sign policies",
-        True,
-        "{who} ({person}) may no longer sign",
-    ),
+    "officer": ("{who} ({person}, {public_key}) may sign policies", True, "{who} ({person}) may no longer sign"),
     "keeper": ("{who} in zone {zone} at {address} joins (identity {identity})", True, "{who} leaves"),
     "node": ("{who} in zone {zone} at {address} joins (TLS key {tls_pin})", True, "{who} leaves"),
     "collection": ("{who} is added: {fields}", False, "{who} is removed (keepers refuse that)"),

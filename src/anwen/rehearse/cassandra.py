@@ -57,8 +57,9 @@ def missing() -> str | None:
         if shutil.which(program) is None:
             return f"{program} is not installed: Java {JAVA} and Maven run and fetch Cassandra"
     said = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=60, check=False).stderr  # noqa: S607
-    if f'version "{JAVA}.' not in said:
-        return f"Java {JAVA} is not installed, but {said.splitlines()[0] if said else 'none'}"
+    version = next((line for line in said.splitlines() if " version " in line), "none")
+    if f' version "{JAVA}.' not in version:
+        return f"Java {JAVA} is not installed, but {version}"
     return None
 
 

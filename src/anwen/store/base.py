@@ -13,17 +13,7 @@ from typing import NamedTuple, Protocol
 
 from anwen.formats.wire import NOWHERE, Outcome
 
-__all__ = [
-    "NOWHERE",
-    "Hit",
-    "Outcome",
-    "Posting",
-    "PutResult",
-    "PutRow",
-    "Statistics",
-    "Store",
-    "StoredRow",
-]
+__all__ = ["NOWHERE", "Hit", "Outcome", "Posting", "PutResult", "PutRow", "Statistics", "Store", "StoredRow"]
 
 
 class Posting(NamedTuple):  # a tuple, because a put makes thousands: a frozen dataclass takes five times as long
