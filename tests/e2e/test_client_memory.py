@@ -12,8 +12,9 @@ import pytest
 
 import anwen
 from anwen import vault_folder
+from anwen.rehearse.breach.live import look
 from anwen.rehearse.breach.load import secrets_of
-from anwen.rehearse.breach.search import Needles, memory_of
+from anwen.rehearse.breach.search import memory_of
 
 from .conftest import person, running
 
@@ -46,12 +47,9 @@ def scalar(key):
 
 def count(pid, secrets):
     """How many of each kind stand in a process's memory, and how many bytes that is."""
-    kinds = [(kind, value) for kind, values in secrets.items() for value in values]
-    needles, found, size = Needles([value for _, value in kinds]), set(), 0
-    for region in memory_of(pid):
-        size += len(region)
-        found |= needles.within(region.data)
-    return {kind: sum(kinds[i][0] == kind for i in found) for kind in secrets}, size
+    hits = {}
+    size = look(memory_of(pid), secrets, hits, "client")
+    return {kind: len(hits.get(("client", kind), ())) for kind in secrets}, size
 
 
 @pytest.mark.deep

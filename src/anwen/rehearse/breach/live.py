@@ -62,20 +62,20 @@ async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
         await load.run(steps // 2, half)
         secrets = load.secrets()
         for part in PARTS:
-            loot.memory_bytes[part] = _look(memory_of(scene.pid(part, STOLEN)), secrets, hits, part)
+            loot.memory_bytes[part] = look(memory_of(scene.pid(part, STOLEN)), secrets, hits, part)
     tap.switch(scene.outside, ())
     for part in PARTS:
         loot.passed[part] = list(tap.read(part, scene.outside))
         loot.taken_again[part] = await _replay(scene, loot.passed[part])  # at once, as long as grants live
-        _look((np.frombuffer(b, np.uint8) for p in loot.passed[part] for b in (p.body, p.answer)), secrets, hits, part)
+        look((np.frombuffer(b, np.uint8) for p in loot.passed[part] for b in (p.body, p.answer)), secrets, hits, part)
         loot.found[part] = {kind: len(hits.get((part, kind), ())) for kind in secrets}
     loot.looked_for = {kind: len(set(values)) for kind, values in secrets.items()}
     loot.cells = [cell for record in load.touched for cell in record.cells.values()]
     return loot
 
 
-def _look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]], hits: Hits, part: str) -> int:
-    """Add which secrets stand in some memory or traffic; return how many bytes that was."""
+def look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]], hits: Hits, part: str) -> int:
+    """Add to `hits` which secrets of each kind stand in some memory or traffic; return how many bytes that was."""
     kinds = [(kind, value) for kind, values in secrets.items() for value in set(values)]
     needles, size = Needles([value for _, value in kinds]), 0
     for region in regions:
