@@ -17,8 +17,8 @@ install: .venv/.installed
 demo: install  ## the main job on the embedded default, under five minutes
 	$(BIN)/python examples/demo/run.py demo
 
-test: install  ## every test but the long ones, about a quarter of an hour
-	$(BIN)/python -m pytest -m "not deep"
+test: install  ## every test but the long ones, about ten minutes
+	$(BIN)/python -m pytest -m "not deep" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 deep: install  ## the long suites too
 	ANWEN_HYPOTHESIS=deep $(BIN)/python -m pytest

@@ -69,7 +69,7 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     assert theft(found, "nobody")["figures"]["answers"] == 1
     assert theft(found, "nobody")["figures"]["requests"] > 4_000
     assert theft(found, "key")["figures"]["honest_in_hour"] >= 140
-    assert theft(found, "dump")["figures"]["values_looked_for"] > 2_000
+    assert theft(found, "dump")["figures"]["values_looked_for"] > 1_000
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
 
