@@ -227,7 +227,6 @@ class Cluster:
             "cassandra.ring_delay_ms": 1000,
             "cassandra.shutdown_announce_in_ms": 0,
             "cassandra.set_sep_thread_name": "false",  # a system call for each task
-            "cassandra.test.flush_local_schema_changes": "false",
             "jdk.attach.allowAttachSelf": "true",
         }
         return [
