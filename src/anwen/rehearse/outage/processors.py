@@ -34,7 +34,9 @@ class Processors:
                     self._groups[name] = group
         except OSError:
             self.close()
-        equal = "an equal share of the processors for each zone and the clients, what is left for one just started"
+        equal = (
+            "an equal share of the processors for each zone and the clients, what is left for one started in the run"
+        )
         self.title = equal if self._groups else "zones and clients take each other's processor time"
 
     def prefix(self, name: str) -> list[str]:

@@ -137,7 +137,7 @@ class Zones:
                 await asyncio.wait_for(process.wait(), supervisor.STOP_S)
 
     async def restart(self, zone: str) -> None:
-        """Start whatever of a zone does not run, on the files that it left; it yields until `share_alike`."""
+        """Start whatever of a zone does not run, on the files that it left; it yields to the others until `share_alike`."""
         self._processors.starts(zone)
         missing = [part for part in ("database", "keeper", "node") if not self.pids(zone, [part])]
         if "database" in missing:
