@@ -17,7 +17,7 @@ from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, patroni, postgresql
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
-from anwen.rehearse.outage.processors import WEIGHTS, Processors
+from anwen.rehearse.outage.processors import Processors
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()", "rehearse", "outage"]
 APART = os.geteuid() == 0 and shutil.which("ip") is not None
@@ -158,11 +158,6 @@ def test_links_are_cut_slowed_and_mended_and_all_of_it_is_removed():
     assert links.name not in left
 
 
-def weight_of(shared, name):
-    group = Path(shared.prefix(name)[-1]).parent
-    return next(int((group / file).read_text()) for file in WEIGHTS if (group / file).exists())
-
-
 SPIN = "import time\nwhile time.process_time() < 0.5: pass\nprint(time.monotonic())"
 
 
@@ -180,14 +175,8 @@ def test_a_zone_that_has_much_to_do_takes_no_more_of_a_processor_than_the_others
             subprocess.Popen([*shared.prefix(n), *one, *command], stdout=subprocess.PIPE, text=True) for n in names
         ]
         *busy, calm = [float(p.communicate(timeout=60)[0]) for p in spinning]
-        weights = []
-        for change in (lambda: shared.starts("busy"), lambda: shared.starts("calm"), shared.equal):
-            change()
-            weights.append([weight_of(shared, name) for name in ("busy", "calm")])
     finally:
         shared.close()
-    assert [busy < calm for busy, calm in weights] == [True, False, False]
-    assert [busy > calm for busy, calm in weights] == [False, True, False]
     assert calm < min(busy)  # one of two, not one of five
     assert not group.exists()
 

@@ -1,8 +1,8 @@
 """Processor time shared out among zones, as if each had a machine of its own: a control group for each of them.
 
 Three zones on one machine harm each other in a way that three machines do not: a database member that starts takes the
-processors from those that go on, and goes on to for the first minute that it serves: nothing in it is compiled yet.
-Groups have equal weight, and that of the zone that was started last next to none: it gets what the others leave.
+processors from those that go on. Groups have equal weight, and that of a zone that starts next to none: it gets what
+the others leave.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Processors:
                     self._groups[name] = group
         except OSError:
             self.close()
-        equal = (
-            "an equal share of the processors for each zone and the clients, what is left for one started in the run"
-        )
+        equal = "an equal share of the processors for each zone and the clients, what is left for a zone that starts"
         self.title = equal if self._groups else "zones and clients take each other's processor time"
 
     def prefix(self, name: str) -> list[str]:
@@ -44,11 +42,10 @@ class Processors:
         return ["sh", "-c", _ENTER, f"{self._groups[name]}/cgroup.procs"] if self._groups else []
 
     def starts(self, name: str) -> None:
-        """Let a group have what the others leave, until another starts, or `equal`."""
-        self.equal()
+        """Let a group have what the others leave, until `started`."""
         self._weigh([name], 1)
 
-    def equal(self) -> None:
+    def started(self) -> None:
         """Give all groups equal weight."""
         self._weigh(self._groups, 0)
 

@@ -264,7 +264,6 @@ class _Rehearsal:
 
     async def _run(self, run: Run) -> None:
         fault = FAULTS[run.fault]
-        self.zones.share_alike()
         with tempfile.TemporaryDirectory(prefix="load-", dir=self.zones.folder.path) as folder:
             async with self._clients(Path(folder)) as logs:
                 run.at, run.proof = await self._harm(fault, run.zone, run.turn)

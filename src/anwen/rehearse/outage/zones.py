@@ -121,10 +121,6 @@ class Zones:
         self.signal(zone, signal.SIGKILL, parts)
         await self._ended(zone, parts)
 
-    def share_alike(self) -> None:
-        """Let no zone yield to the others any more."""
-        self._processors.equal()
-
     async def terminate(self, zone: str) -> None:
         """Ask a zone's processes to end, and wait until they have."""
         self.signal(zone, signal.SIGTERM, ["keeper", "node"])
@@ -137,7 +133,7 @@ class Zones:
                 await asyncio.wait_for(process.wait(), supervisor.STOP_S)
 
     async def restart(self, zone: str) -> None:
-        """Start whatever of a zone does not run, on the files that it left; it yields to the others until `share_alike`."""
+        """Start whatever of a zone does not run, on the files that it left; it yields to the others until `whole`."""
         self._processors.starts(zone)
         missing = [part for part in ("database", "keeper", "node") if not self.pids(zone, [part])]
         if "database" in missing:
@@ -187,6 +183,7 @@ class Zones:
                     missing = [what for what, good in zip(missing, served, strict=True) if not good]
                     if missing:
                         await asyncio.sleep(POLL_S)
+        self._processors.started()
         if missing:
             raise UnavailableError(f"not whole {within_s:g} s after the return: {', '.join(missing)}")
 
