@@ -69,7 +69,10 @@ class Running:
         log.close()
         self.processes[name] = process
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        except TimeoutError:
+            raise UnavailableError(f"{name} did not start within {START_S:g} s") from None
         if b"ready" not in line:
             await process.wait()
             last = (folder / "process.log").read_text(errors="replace").strip().splitlines()[-1:]

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from anwen import supervisor
 from anwen.cli.failures import DENIED, OK, UNAVAILABLE
+from anwen.errors import UnavailableError
 from anwen.vault_folder import create
 
 SERVICES = (b"anwen.keeper.app", b"anwen.node.app")
@@ -88,6 +90,15 @@ def test_what_up_started_ends_by_itself_when_up_is_killed(started):
     with (started.folder / "run.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # comes when the last process that holds it has ended
     assert leftovers(started.folder) == []
+
+
+async def test_a_process_that_never_says_that_it_is_ready_is_named_and_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "START_S", 0.2)
+    async with supervisor.Running(tmp_path.joinpath("lock").open("ab")) as running:
+        with pytest.raises(UnavailableError, match=r"^keeper a did not start within 0\.2 s$"):
+            await running.start("keeper a", "none", tmp_path, print, ["sh", "-c", "exec sleep 60"])
+        process = running.processes["keeper a"]
+    assert process.returncode == -signal.SIGTERM
 
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "run.py"

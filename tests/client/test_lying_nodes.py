@@ -300,6 +300,26 @@ def test_a_list_goes_forward_or_ends(rig, people, base, how):
     assert len(pages) < 10
 
 
+def test_a_scan_goes_on_from_a_record_and_no_node_may_begin_before_it(rig, base):
+    rig.connect("importer", "intake").put_many("person", [person(base + 50 + i) for i in range(6)])
+    clerk = first(rig.connect("case_worker", "casework"))
+    everything = [r.id for r in clerk.scan("person")]
+    assert [r.id for r in clerk.scan("person", after=everything[2], page=2)] == everything[3:]
+    assert list(clerk.scan("person", after=everything[-1])) == []
+    with pytest.raises(MalformedError, match="32 hexadecimal digits"):
+        next(clerk.scan("person", after="7"))
+    pages = []
+
+    def from_the_beginning(answer, _body):
+        pages.append(answer)
+        return pages[0]
+
+    clerk = first(rig.connect("case_worker", "casework", lies=everywhere("node_list", from_the_beginning)))
+    assert next(clerk.scan("person")).id == everything[0]
+    with pytest.raises(ProofError):
+        next(clerk.scan("person", after=everything[2]))
+
+
 def test_the_last_version_that_there_can_be_costs_no_memory(rig, people):
     (known,) = rig.connect("records_officer", "deletion").find("person", id_number=people[0]["id_number"])
     far = dataclasses.replace(known, version=2**32 - 1)

@@ -130,7 +130,10 @@ class Zones:
     async def _ended(self, zone: str, parts: Collection[str]) -> None:
         for part in parts:
             if process := self.running.processes.get(f"{part} {zone}"):
-                await asyncio.wait_for(process.wait(), supervisor.STOP_S)
+                try:
+                    await asyncio.wait_for(process.wait(), supervisor.STOP_S)
+                except TimeoutError:
+                    raise UnavailableError(f"{part} {zone} did not end within {supervisor.STOP_S:g} s") from None
 
     async def restart(self, zone: str) -> None:
         """Start whatever of a zone does not run, on the files that it left; it yields to the others until `whole`."""
