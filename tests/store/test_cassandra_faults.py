@@ -162,7 +162,7 @@ async def test_a_put_cut_between_any_two_steps_is_invisible_or_whole_and_complet
     assert (True, 0) in seen
 
 
-async def test_a_repeat_leaves_the_slot_that_a_cut_put_took_where_an_earlier_one_is_free_by_then(store, cut_after):
+async def test_a_repeat_leaves_a_slot_where_an_earlier_one_is_free_by_then_and_no_gap_before_others(store, cut_after):
     async def prepare():
         slots = labels(4)
         first = row(postings=[exact(*slots)])
@@ -173,11 +173,13 @@ async def test_a_repeat_leaves_the_slot_that_a_cut_put_took_where_an_earlier_one
     async for (one, first, slots), _ in every_cut(cut_after, prepare, lambda made: put(store, made[0])):
         stored = len(await store.get(EPOCH, [one.record], ()))
         entered = (await owners(store, slots))[1] == one.record
+        behind = row(postings=[exact(*slots)])
+        await put(store, behind)
         await store.delete([(first.record, 1)])
         (result,) = await put(store, one)
         assert result.outcome is Outcome.STORED
-        held = [one.record if slot == result.slots[0] else TOMBSTONE if slot == 0 else None for slot in range(4)]
-        assert [o if o != TOMBSTONE or i == 0 else None for i, o in enumerate(await owners(store, slots))] == held
+        held = {result.slots[0]: one.record, 2 if entered else 1: behind.record}
+        assert await owners(store, slots) == [held.get(i, TOMBSTONE if i <= max(held) else None) for i in range(4)]
         seen.add((stored, entered, result.slots[0]))
     assert (0, True, 0) in seen  # the case in question
     assert (1, True, 1) in seen

@@ -215,9 +215,8 @@ class Session:
 
     async def member(self, host: Host, statement: str | Statement) -> list[Row]:
         """Return what one member says of itself. Raises StorageError."""
-        call = lambda: list(self._session.execute(statement, host=host, timeout=CONNECT_S))  # noqa: E731
-        rows: list[Row] = await self._blocking(call)
-        return rows
+        ask = partial(self._session.execute, statement, host=host, timeout=CONNECT_S)
+        return list(await self._blocking(ask))
 
     async def pages(self, statement: str) -> AsyncIterator[list[Row]]:
         """Yield all rows of a table, PAGE at a time. Raises StorageError.

@@ -35,6 +35,8 @@ FOREVER = 2**62
 WRAP = "INSERT INTO {{ks}}.wrap_{} (record, version, tag, wraps) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
 _WRAPPED = "SELECT record, version, tag FROM {{ks}}.wrap_{} WHERE record IN ?"
 POSTING = "INSERT INTO {ks}.posting (label, record, run, mac) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
+TOMBSTONE = b"", b"", b"", 1
+"""What stays of a posting that was given up: record, run, mac, timestamp."""
 _LEAVE = "DELETE FROM {ks}.posting USING TIMESTAMP ? WHERE label = ? AND record = ? AND run = ?"
 _BURY = "DELETE FROM {ks}.posting USING TIMESTAMP ? WHERE label = ? AND record = ?"
 _TAKE = (
@@ -343,7 +345,10 @@ class Put:
         # no earlier run can claim a row any more that is stored: what that does not name is of no use to anybody
         stored = [r for r in repeated if known.get(r.record, Rows()).has(r.version, r.tag)]
         left = self._entered | await self._entries_of(stored)
-        await self._leave([e for e in left if (e.label, e.record) not in held])
+        leaving = [e for e in left if (e.label, e.record) not in held]
+        # others may have placed themselves behind these slots: a search that met many free ones would end before them
+        await self._session.run(POSTING, [(e.label, *TOMBSTONE) for e in leaving])
+        await self._leave(leaving)
         await bury(self._session, [_Burial(*t, unique=True) for t in self._taken if t[:2] not in held])
 
     async def _entries_of(self, rows: Sequence[PutRow]) -> set[_Entry]:
@@ -370,7 +375,7 @@ class _Burial(NamedTuple):
 async def bury(session: Session, burials: Sequence[_Burial]) -> None:
     """Make tombstones of labels; they keep no pointer, and are free for the next posting. Raises StorageError."""
     exact = [b for b in burials if not b.unique]
-    await session.run(POSTING, [(b.label, b"", b"", b"", 1) for b in exact])
+    await session.run(POSTING, [(b.label, *TOMBSTONE) for b in exact])
     await session.run(_BURY, [(2 * b.version + 1, b.label, b.record) for b in exact])
     unique = [b for b in burials if b.unique]
     for _ in range(ROUNDS):
