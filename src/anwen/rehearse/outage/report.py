@@ -15,8 +15,8 @@ from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.figures import KINDS, OK, Operation
 from anwen.rehearse.outage.rehearsal import Outcome, Run
 
-WIDTH, COUNTS, DELAYS = 960, 60, 110
-"""Pixels: a drawing's width, and the heights of its two parts."""
+WIDTH, COUNTS, DELAYS, MARGIN = 960, 60, 110, 45
+"""Pixels: a drawing's width, the heights of its two parts, and what the scale takes to their left."""
 BINS = 240
 SLOWEST_S, FASTEST_S = 2.5, 0.001
 
@@ -54,7 +54,7 @@ def page(outcome: Outcome) -> str:
     """Return the page (HTML)."""
     s = outcome.settings
     notes = [
-        f"Store: {s.store}. Seed {s.seed}. {outcome.machine}.",
+        f"Store: {s.store}. Seed {s.seed}. Zones: {outcome.machine}.",
         f"Load: three clients, each starts a write, a read and a find every {s.every_s * 1000:g} ms.",
         f"At the end: {outcome.people:,} people sought, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
         *(f"Not rehearsed here: {name}: {why}." for name, why in outcome.skipped.items()),
@@ -100,10 +100,11 @@ def _drawing(run: Run) -> str:
     drawn += [_line("worst", (max((o.ended - o.planned for o in b), default=None) for b in bins))]
     drawn += [_line("half", (_median([o.ended - o.planned for o in b]) for b in bins))]
     drawn += [
-        f'<text x="2" y="{_y(s):.0f}">{label}</text>' for s, label in ((2, "2 s"), (0.1, "100 ms"), (0.01, "10 ms"))
+        f'<text x="{-MARGIN}" y="{_y(s):.0f}">{label}</text>'
+        for s, label in ((2, "2 s"), (0.1, "100 ms"), (0.01, "10 ms"))
     ]
     drawn += [f'<text x="{x(at.begin + t):.0f}" y="{height - 2}">{t} s</text>' for t in range(10, int(span), 10)]
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img>{"".join(drawn)}</svg>'
+    return f'<svg viewBox="{-MARGIN} 0 {MARGIN + WIDTH} {height}" role=img>{"".join(drawn)}</svg>'
 
 
 def _bars(bins: Sequence[Sequence[Operation]]) -> Iterator[str]:
