@@ -26,7 +26,7 @@ async def store(members):
 
 
 class TestCassandra(StoreContract):
-    pass
+    LEAVES_SLOTS = True
 
 
 async def test_three_nodes_make_one_keyspace_at_the_same_time(members):

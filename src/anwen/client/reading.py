@@ -102,7 +102,7 @@ class Reader:
 
     def _read_page(self, collection: str, subjects: set[str], after: bytes, limit: int, answer: bytes) -> list[Record]:
         found = records_of(self.session.policy, wire.decode(answer, "rows"))
-        if len(found) > limit or (found and min(found) <= after):
+        if len(found) > limit or any(r <= after for r in found):
             raise ProofError(f"{len(found)} records of at most {limit}, or some that came before")
         if any(r.collection != collection or (subjects and r.subject not in subjects) for r in found.values()):
             raise ProofError("records that were not asked for")

@@ -309,6 +309,8 @@ class Put:
         await self._leave(list(entered))
 
     async def _leave(self, entries_: Sequence[_Entry]) -> None:
+        # others may have placed themselves behind these slots: a search that met many free ones would end before them
+        await self._session.run(POSTING, [(e.label, *TOMBSTONE) for e in entries_])
         await self._session.run(_LEAVE, entries_)
         self._entered -= set(entries_)
 
@@ -345,10 +347,7 @@ class Put:
         # no earlier run can claim a row any more that is stored: what that does not name is of no use to anybody
         stored = [r for r in repeated if known.get(r.record, Rows()).has(r.version, r.tag)]
         left = self._entered | await self._entries_of(stored)
-        leaving = [e for e in left if (e.label, e.record) not in held]
-        # others may have placed themselves behind these slots: a search that met many free ones would end before them
-        await self._session.run(POSTING, [(e.label, *TOMBSTONE) for e in leaving])
-        await self._leave(leaving)
+        await self._leave([e for e in left if (e.label, e.record) not in held])
         await bury(self._session, [_Burial(*t, unique=True) for t in self._taken if t[:2] not in held])
 
     async def _entries_of(self, rows: Sequence[PutRow]) -> set[_Entry]:
