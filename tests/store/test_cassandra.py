@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 from cassandra_members import connected, emptied
-from contract import EPOCH, StoreContract, outcomes, row
+from contract import EPOCH, StoreContract, outcomes, put, row
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anwen.errors import PolicyError, StorageError
+from anwen.store import cassandra_session
 from anwen.store.base import Outcome
 from anwen.store.cassandra_schema import check_replication
-from anwen.store.cassandra_session import Settings
+from anwen.store.cassandra_session import ATTEMPTS, HEDGES, HEDGES_AT_ONCE, Settings, _Hedge, _HedgePlan
 
 POINTS = {"contact_points": ["127.0.0.11:9042"]}
 NETWORK = "org.apache.cassandra.locator.NetworkTopologyStrategy"
@@ -40,6 +43,55 @@ async def test_three_nodes_make_one_keyspace_at_the_same_time(members):
     finally:
         for node in nodes:
             await node.close()
+
+
+class _Statement:
+    """What the driver knows of a prepared statement."""
+
+    query_id, query_string = b"q", "SELECT"
+
+    @property
+    def prepared_statement(self):
+        return self
+
+
+@given(st.lists(st.sampled_from(["send", "late", "answer"]), min_size=100, max_size=400))
+def test_further_attempts_are_at_most_a_tenth_of_answers_and_a_reserve(steps):
+    hedge, waiting, most, attempts, answers = _Hedge(), [], 0, 0, 0
+    for step in steps:
+        if step == "answer":
+            hedge.answered(_Statement(), 0.001)
+            answers += 1
+        elif step == "send":
+            plan = hedge.new_plan("", _Statement())
+            waiting += [(plan, 1)] if plan.next_execution(None) >= 0 else []
+        elif waiting:
+            plan, sent = waiting.pop(0)
+            attempts += 1
+            if plan.next_execution(None) >= 0:
+                assert sent + 1 < ATTEMPTS
+                waiting.append((plan, sent + 1))
+        most = max(most, len(waiting))  # who waits already is not called back
+        assert attempts <= HEDGES_AT_ONCE + HEDGES * answers + most
+
+
+async def test_members_that_are_all_late_are_not_asked_everything_twice(store, monkeypatch):
+    """A quorum's answer takes longer than nothing at all: every statement is late."""
+    monkeypatch.setattr(cassandra_session, "HEDGE_S", 0)
+    monkeypatch.setattr(_Hedge, "answered", lambda *_: None)  # what is usual stays at nothing, the reserve as it is
+    kept = [row() for _ in range(100)]
+    await put(store, *kept)
+    store._session._hedge.left = HEDGES_AT_ONCE
+    asked, next_execution = [], _HedgePlan.next_execution
+
+    def counted(plan, host):
+        asked.append(plan)
+        return next_execution(plan, host)
+
+    monkeypatch.setattr(_HedgePlan, "next_execution", counted)
+    for one in kept:
+        assert len(await store.get(EPOCH, [one.record], ())) == 1
+    assert 0 < len(asked) - len(set(asked)) <= HEDGES_AT_ONCE + ATTEMPTS
 
 
 async def test_statistics_say_what_the_promise_rests_on(store):

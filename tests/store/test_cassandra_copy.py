@@ -1,6 +1,7 @@
 """Copies of a store on Cassandra: each record whole, also while it is written; a load that was cut off is not served."""
 
 import itertools
+import math
 import os
 from pathlib import Path
 
@@ -123,6 +124,7 @@ async def test_a_copy_has_everything_once_also_where_several_members_answer_the_
 ):
     monkeypatch.setattr(cassandra_session, "PAGE", 3)
     monkeypatch.setattr(cassandra_session, "HEDGE_S", 0)
+    monkeypatch.setattr(cassandra_session, "HEDGES_AT_ONCE", math.inf)
     monkeypatch.setattr(_Hedge, "answered", lambda *_: None)  # what is usual stays at nothing: all members, at once
     store = await engines.connect("cassandra", fresh(), tmp_path)
     ones = [row(postings=[exact(*labels(1))]) for _ in range(60)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import itertools
 import re
 import ssl
 import threading
@@ -37,15 +36,19 @@ from cassandra.query import PreparedStatement, Statement, tuple_factory
 from anwen.errors import PolicyError, StorageError
 
 Row = tuple[Any, ...]
+Keys = Sequence[Sequence[object]]
 
 PROTOCOL = 4
 """Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
 IN_FLIGHT, BULKS = 64, 2
 """Statements of one call under way at a time, and calls of more than that: others would but wait in the members."""
 CONNECT_S, REQUEST_S, HEARTBEAT_S, RECONNECT_S = 4.0, 4.0, 1.0, 1.0
-HEDGE_S, HEDGE_IF_S, HEDGES = 0.05, 0.25, 2
+HEDGE_S, HEDGE_IF_S = 0.05, 0.25
 """A statement without an answer after so long, or four times the usual, goes to the next member, too. Conditional ones
 wait longer: two attempts get in each other's way."""
+ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
+"""Attempts at a statement; further ones for each answer, and in reserve. Without a limit, one slow member doubled the
+work of the others: on full processors all were late then, everything was asked twice, and they did not recover."""
 RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable)
@@ -135,27 +138,32 @@ class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 
 class _Hedge(SpeculativeExecutionPolicy):  # type: ignore[misc]  # the driver has no types
-    """Asks the next member after a delay that follows what is usual: a busy cluster is not asked everything twice."""
+    """Asks the next member after a delay that follows what is usual, within a budget: nothing busy is asked twice."""
 
     def __init__(self) -> None:
         self.usual_s: dict[bytes, float] = {}  # of each prepared statement
+        self.left = HEDGES_AT_ONCE
 
     def new_plan(self, _keyspace: object, statement: Any) -> _HedgePlan:
         prepared = getattr(statement, "prepared_statement", None)
         usual_s = self.usual_s.get(prepared.query_id, 0.0) if prepared else REQUEST_S
-        return _HedgePlan(max(HEDGE_IF_S if _conditional(statement) else HEDGE_S, 4 * usual_s))
+        return _HedgePlan(self, max(HEDGE_IF_S if _conditional(statement) else HEDGE_S, 4 * usual_s))
 
     def answered(self, prepared: PreparedStatement, seconds: float) -> None:
         usual_s = self.usual_s.setdefault(prepared.query_id, 0.0)
         self.usual_s[prepared.query_id] += (seconds - usual_s) / 64
+        self.left = min(HEDGES_AT_ONCE, self.left + HEDGES)
 
 
 class _HedgePlan:
-    def __init__(self, delay_s: float) -> None:
-        self._delays_s = itertools.repeat(delay_s, HEDGES)
+    def __init__(self, hedge: _Hedge, delay_s: float) -> None:
+        self._hedge, self._delay_s, self._attempts = hedge, delay_s, 0
 
     def next_execution(self, _host: Host) -> float:
-        return next(self._delays_s, -1.0)
+        """Return when to ask the next member, -1: never. The driver asks after each attempt, the first included."""
+        self._hedge.left -= self._attempts > 0
+        self._attempts += 1
+        return self._delay_s if self._attempts < ATTEMPTS and self._hedge.left >= 1 else -1.0
 
 
 class Session:
@@ -215,8 +223,7 @@ class Session:
 
     async def member(self, host: Host, statement: str | Statement) -> list[Row]:
         """Return what one member says of itself. Raises StorageError."""
-        ask = partial(self._session.execute, statement, host=host, timeout=CONNECT_S)
-        return list(await self._blocking(ask))
+        return list(await self._blocking(partial(self._session.execute, statement, host=host, timeout=CONNECT_S)))
 
     async def pages(self, statement: str) -> AsyncIterator[list[Row]]:
         """Yield all rows of a table, PAGE at a time. Raises StorageError.
@@ -235,7 +242,7 @@ class Session:
             if state is None:
                 return
 
-    async def run(self, statement: str, keys: Sequence[Sequence[object]]) -> list[list[Row]]:
+    async def run(self, statement: str, keys: Keys) -> list[list[Row]]:
         """Run one statement for each of `keys`; return their rows in the order of the keys.
 
         Raises:
@@ -247,7 +254,7 @@ class Session:
         async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
             return await _Flight(self._session, prepared, keys, self._hedge).run()
 
-    async def applied(self, statement: str, keys: Sequence[Sequence[object]]) -> list[bool]:
+    async def applied(self, statement: str, keys: Keys) -> list[bool]:
         """Run a conditional statement for each of `keys`; return which were applied, and answered so.
 
         False also where the answer was lost, or went to an attempt that was given up: whoever looks then finds the
@@ -260,8 +267,7 @@ class Session:
         if self._closed:
             raise StorageError("store cassandra: closed")
         if statement not in self._prepared:
-            text = statement.replace("{ks}", self.keyspace)
-            prepare = partial(self._session.prepare, text)
+            prepare = partial(self._session.prepare, statement.replace("{ks}", self.keyspace))
             try:
                 prepared = await self._blocking(prepare)
             except StorageError as error:
@@ -283,9 +289,7 @@ class Session:
 class _Flight:
     """One statement for many keys, IN_FLIGHT at a time; each answer sends the next from the driver's thread."""
 
-    def __init__(
-        self, session: Any, prepared: PreparedStatement, keys: Sequence[Sequence[object]], hedge: _Hedge
-    ) -> None:
+    def __init__(self, session: Any, prepared: PreparedStatement, keys: Keys, hedge: _Hedge) -> None:
         self._session, self._prepared, self._hedge = session, prepared, hedge
         self._queue: Iterable[tuple[int, Sequence[object]]] = iter(enumerate(keys))
         self._rows: list[list[Row]] = [[]] * len(keys)
