@@ -1,5 +1,9 @@
 """What a rehearsal reads from its clients' logs, on logs made by hand; and which bounds that breaks."""
 
+import os
+import threading
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +11,7 @@ from hypothesis import strategies as st
 from anwen.rehearse.outage import figures, report
 from anwen.rehearse.outage.figures import Figures, Moments, Operation
 from anwen.rehearse.outage.rehearsal import Outcome, Run, Settings, broken
+from anwen.rehearse.outage.speed import Sample, Speed, slowest
 
 AT = Moments(begin=0, fault=10, restore=20, whole=22, end=30)
 
@@ -149,3 +154,25 @@ def test_the_page_draws_what_happened_and_escapes_what_was_said():
     assert 'class=fault x="320.0" width="320.0"' in page
     assert page.count("class=error d=") == 1
     assert 'class=error d=""' not in page
+
+
+def test_the_slowest_second_of_a_run_is_told_as_a_share_of_the_best_second_of_the_rehearsal():
+    rates = {0: 4.0, 1: 2.0, 2: 1.0, 3: 3.0, 4: 0.5}
+    samples = [
+        Sample(second + i / 10, rate * (1.5 if i % 2 else 0.5)) for second, rate in rates.items() for i in range(10)
+    ]
+    assert slowest(samples, 0, 4) == pytest.approx(1 / 4)
+    assert slowest(samples, 3, 4) == pytest.approx(3 / 4)
+    assert slowest(samples, 0, 5) == pytest.approx(0.5 / 4)
+    assert slowest(samples, 5, 9) == 0
+
+
+def test_the_speed_of_this_machine_is_between_nothing_and_its_best_and_is_measured_no_longer_than_asked():
+    begun, threads = time.monotonic(), threading.active_count()
+    with Speed() as speed:
+        while not speed.slowest(begun - 1, begun + 9):
+            time.sleep(0.01)
+            assert time.monotonic() < begun + 9
+    assert 0 < speed.slowest(begun - 1, begun + 9) <= 1
+    assert threading.active_count() == threads
+    assert os.sched_getaffinity(0) == os.sched_getaffinity(os.getpid())

@@ -138,7 +138,10 @@ class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 
 class _Hedge(SpeculativeExecutionPolicy):  # type: ignore[misc]  # the driver has no types
-    """Asks the next member after a delay that follows what is usual, within a budget: nothing busy is asked twice."""
+    """Asks the next member after a delay that follows what is usual, within a budget: nothing busy is asked twice.
+
+    Called from several threads without a lock: a count that is lost in a race matters to nobody.
+    """
 
     def __init__(self) -> None:
         self.usual_s: dict[bytes, float] = {}  # of each prepared statement

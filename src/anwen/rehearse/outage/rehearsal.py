@@ -22,6 +22,7 @@ from anwen.rehearse.outage.faults import FAULTS, WHOLE_S, Fault, NotProvedError
 from anwen.rehearse.outage.figures import NEVER, Figures, Moments, Operation
 from anwen.rehearse.outage.network import Network, network
 from anwen.rehearse.outage.processors import Processors
+from anwen.rehearse.outage.speed import Speed
 from anwen.rehearse.outage.zones import (
     ZONES,
     Machine,
@@ -85,6 +86,7 @@ class Run:
     figures: Figures = field(default_factory=Figures)
     lost: dict[str, list[str]] = field(default_factory=dict)  # by pass
     logs: list[str] = field(default_factory=list)
+    speed: float = 0.0  # of the processors in the slowest second, as a share of their best
     broken: list[str] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list, repr=False)
 
@@ -136,7 +138,7 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
 
     Raises: UnavailableError: the zones did not start.
     """
-    with _folder() as folder:
+    with _folder() as folder, Speed() as speed:
         links, processors = machine = Machine(network(ZONES), Processors((*ZONES, CLIENTS)))
         try:
             outcome = Outcome(settings, f"{links.title}; {processors.title}")
@@ -144,7 +146,7 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
             wanted = _possible(outcome, links)
             async with _running(folder / "vault", settings, machine, wanted) as zones:
                 with contextlib.suppress(_RunError):  # a run says why
-                    await _Rehearsal(outcome, zones, processors.prefix(CLIENTS), say).run(wanted)
+                    await _Rehearsal(outcome, zones, processors.prefix(CLIENTS), speed, say).run(wanted)
         finally:
             links.close()
             processors.close()
@@ -200,8 +202,11 @@ class _RunError(Exception):
 
 
 class _Rehearsal:
-    def __init__(self, outcome: Outcome, zones: Zones, prefix: list[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, outcome: Outcome, zones: Zones, prefix: list[str], speed: Speed, say: Callable[[str], None]
+    ) -> None:
         self.outcome, self.zones, self.say, self.settings = outcome, zones, say, outcome.settings
+        self.speed = speed
         self.prefix = prefix  # what clients are started with
         self.random = random.Random(self.settings.seed)  # noqa: S311 - moments that can be had again
         self.loaded: tuple[int, ...] = ()  # rows of people who were there before the first run
@@ -255,7 +260,7 @@ class _Rehearsal:
                 if run.broken or run.lost:
                     self.outcome.runs.append(run)
             said = "; ".join(run.broken) or "within its bounds"
-            self.say(f"{name} {zone}, run {turn + 1}: {run.proof}: {said}")
+            self.say(f"{name} {zone}, run {turn + 1}: {run.proof}: {said} (processors at {run.speed:.0%} at times)")
             return
 
     async def _return(self, fault: Fault, zone: str) -> None:
@@ -269,6 +274,7 @@ class _Rehearsal:
                 run.at, run.proof = await self._harm(fault, run.zone, run.turn)
             run.operations = sorted((o for p in logs for o in load.read_log(p)), key=lambda o: o.planned)
         run.figures = figures.summarise(run.operations, run.at, self.known, self.settings.every_s)
+        run.speed = self.speed.slowest(run.at.begin, run.at.end)
         mine = self._acknowledged(run.operations)
         if self.settings.broken == "forget" and mine:
             await self._forget(mine[0])

@@ -41,6 +41,7 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
             "gap till return": _ms(max(f.gap_fault_s.values(), default=0.0)),
             "p99 before": _ms(max(f.p99_before_s.values(), default=0.0)),
             "p99": _ms(max(f.p99_s.values(), default=0.0)),
+            "speed %": round(100 * run.speed),
             "back in s": round(run.at.whole - run.at.restore, 1),
             "broken": "; ".join(run.broken),
         }
