@@ -47,8 +47,8 @@ HEDGE_S, HEDGE_IF_S = 0.05, 0.25
 """A statement without an answer after so long, or four times the usual, goes to the next member, too. Conditional ones
 wait longer: two attempts get in each other's way."""
 ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
-"""Attempts at a statement; further ones for each answer, and in reserve. Without a limit, one slow member doubled the
-work of the others: on full processors all were late then, everything was asked twice, and they did not recover."""
+"""Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
+all late are asked everything three times, which on full processors keeps them late."""
 RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable)
@@ -138,7 +138,7 @@ class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 
 class _Hedge(SpeculativeExecutionPolicy):  # type: ignore[misc]  # the driver has no types
-    """Asks the next member after a delay that follows what is usual, within a budget: nothing busy is asked twice.
+    """Asks the next member after a delay that follows what is usual, within a budget.
 
     Called from several threads without a lock: a count that is lost in a race matters to nobody.
     """

@@ -1,8 +1,8 @@
 """How fast this machine's processors are, second by second: what a run's errors may have to be put down to.
 
-A rented processor is often one thread of a core. What the other thread's tenant does halves its speed for seconds, and
-no account of the kernel shows it, not even stolen time: programs need more processor time for the same work. So that is
-what is measured, with a fixed piece of work on each processor in turn. Its own time counts, not that spent waiting.
+A rented processor is often one thread of a core. What the other thread's tenant does can halve its speed for seconds,
+and no account of the kernel shows it, not even stolen time: the same work needs more processor time. So that is what is
+measured, with a fixed piece of work on each processor in turn. Its own time counts, not that spent waiting.
 """
 
 from __future__ import annotations
