@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anwen.errors import PolicyError, StorageError
+from anwen.store import cassandra_schema as schema
 from anwen.store import cassandra_session
 from anwen.store.base import Outcome
 from anwen.store.cassandra_schema import check_replication
@@ -42,6 +43,33 @@ async def test_three_nodes_make_one_keyspace_at_the_same_time(members):
             assert len(await node.get(EPOCH, [r.record for r in rows], ())) == 3
     finally:
         for node in nodes:
+            await node.close()
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(members, monkeypatch, asked_before):
+    """One node sees a table that another has just made, and asks a member that has not heard of it."""
+    maker, reader = [await connected(members, zone, keyspace="late") for zone in "ab"]
+    key = [(row().record,)]
+    select = "SELECT record FROM {ks}.wrap_7 WHERE record = ?"
+    try:
+        if asked_before:  # then it is prepared, and a member refuses to run it
+            await schema.make_wrap_table(maker._session, 7)
+            assert await reader._session.run(select, key) == [[]]
+        await maker._session.define("DROP TABLE IF EXISTS late.wrap_7")
+        with pytest.raises(StorageError):
+            await reader._session.run(select, key)
+        agree, agreed = reader._session.agree, []
+
+        async def made_meanwhile():
+            agreed.append(await schema.make_wrap_table(maker._session, 7))
+            await agree()
+
+        monkeypatch.setattr(reader._session, "agree", made_meanwhile)
+        assert await reader._session.run(select, key) == [[]]
+        assert len(agreed) == 1
+    finally:
+        for node in (maker, reader):
             await node.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
 from anwen.store.cassandra_session import Session
@@ -95,9 +95,8 @@ def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Versio
     at = _HEAD.size + size
     marked = cell[at : at + marks]
     unique = frozenset(marked[i : i + 16] for i in range(0, marks, 16))
-    row = StoredRow(
-        collection, subject, record, version, tag, collected_s, expires_s, cell[at + marks :], NO_WRAPS, verified
-    )
+    sealed = cell[at + marks :]
+    row = StoredRow(collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, verified)
     return Version(row, cell[_HEAD.size : at], unique)
 
 
@@ -151,11 +150,7 @@ async def get(session: Session, epoch: int | None, records: Sequence[bytes], cla
 
 
 def _with_wraps(row: StoredRow, wrapped: dict[tuple[bytes, int, bytes], bytes]) -> StoredRow:
-    found = wrapped.get((row.record, row.version, row.tag), NO_WRAPS)
-    return StoredRow(
-        row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s, row.sealed,
-        found, row.verified,
-    )  # fmt: skip
+    return replace(row, wraps=wrapped.get((row.record, row.version, row.tag), NO_WRAPS))
 
 
 async def wraps(session: Session, epoch: int | None, records: Iterable[bytes]) -> dict[tuple[bytes, int, bytes], bytes]:

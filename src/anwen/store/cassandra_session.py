@@ -12,13 +12,20 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cassandra import ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut, WriteTimeout
+from cassandra import (
+    ConsistencyLevel,
+    CoordinationFailure,
+    DriverException,
+    InvalidRequest,
+    OperationTimedOut,
+    WriteTimeout,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import (
@@ -53,6 +60,7 @@ RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable)
 _UNANSWERED = (OperationTimedOut, WriteTimeout)
+_REFUSED = (InvalidRequest, CoordinationFailure)
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
 
 
@@ -119,8 +127,7 @@ class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no t
 
 
 def _conditional(statement: Any) -> bool:
-    prepared = getattr(statement, "prepared_statement", None)
-    return prepared is not None and " IF " in prepared.query_string
+    return " IF " in getattr(getattr(statement, "prepared_statement", None), "query_string", "")
 
 
 class _Retry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
@@ -167,6 +174,10 @@ class _HedgePlan:
         self._hedge.left -= self._attempts > 0
         self._attempts += 1
         return self._delay_s if self._attempts < ATTEMPTS and self._hedge.left >= 1 else -1.0
+
+
+class _RefusedError(StorageError):
+    """A member would not do it: as long as it does not know of a table that another one has just made."""
 
 
 class Session:
@@ -255,7 +266,7 @@ class Session:
             return []
         prepared = await self._prepare(statement)
         async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
-            return await _Flight(self._session, prepared, keys, self._hedge).run()
+            return list(await self._when_agreed(lambda: _Flight(self._session, prepared, keys, self._hedge).run()))
 
     async def applied(self, statement: str, keys: Keys) -> list[bool]:
         """Run a conditional statement for each of `keys`; return which were applied, and answered so.
@@ -271,16 +282,18 @@ class Session:
             raise StorageError("store cassandra: closed")
         if statement not in self._prepared:
             prepare = partial(self._session.prepare, statement.replace("{ks}", self.keyspace))
-            try:
-                prepared = await self._blocking(prepare)
-            except StorageError as error:
-                if not isinstance(error.__cause__, InvalidRequest):
-                    raise
-                await self.agree()  # another node made the table: one member knows it, the next perhaps not yet
-                prepared = await self._blocking(prepare)
+            prepared = await self._when_agreed(lambda: self._blocking(prepare))
             prepared.is_idempotent = True
             self._prepared[statement] = prepared
         return self._prepared[statement]
+
+    async def _when_agreed(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Call, and once more where a member refused: one that answered knows a new table, the next perhaps not yet."""
+        try:
+            return await call()
+        except _RefusedError:
+            await self.agree()
+            return await call()
 
     async def _blocking(self, call: Any) -> Any:
         try:
@@ -299,12 +312,13 @@ class _Flight:
         self._open = set(range(len(keys)))
         self._lock = threading.Lock()  # answers come in one thread, the first statements are sent from another
         self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._done: asyncio.Future[Exception | None] = self._loop.create_future()
 
     async def run(self) -> list[list[Row]]:
         for _ in range(min(IN_FLIGHT, len(self._rows))):
             self._send()
-        await self._done
+        if error := await self._done:
+            raise error
         return self._rows
 
     def _send(self) -> None:
@@ -340,16 +354,13 @@ class _Flight:
 
     def _wake(self, error: Exception | None) -> None:
         def settle() -> None:
-            if self._done.done():
-                return
-            if error is None:
-                self._done.set_result(None)
-            else:
-                self._done.set_exception(error)
+            if not self._done.done():
+                self._done.set_result(error)
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(settle)
 
 
 def _error(error: BaseException) -> Exception:
-    return StorageError(f"store cassandra: {type(error).__name__}")  # its text may hold keys
+    kind = _RefusedError if isinstance(error, _REFUSED) else StorageError
+    return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys
