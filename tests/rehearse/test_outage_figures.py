@@ -1,5 +1,6 @@
 """What a rehearsal reads from its clients' logs, on logs made by hand; and which bounds that breaks."""
 
+import itertools
 import os
 import threading
 import time
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anwen.rehearse.outage import figures, report
+from anwen.rehearse.outage import figures, load, report
 from anwen.rehearse.outage.figures import Figures, Moments, Operation
 from anwen.rehearse.outage.rehearsal import Outcome, Run, Settings, broken
 from anwen.rehearse.outage.speed import Sample, Speed, slowest
@@ -27,6 +28,17 @@ def steady(kind, start, end, every=0.05, **more):
 def test_the_longest_gap_lies_between_two_successes_and_failures_do_not_shorten_it():
     log = [*steady("read", 0, 12), op("read", 12.6, outcome="deadline"), *steady("read", 13.2, 30)]
     assert figures.longest_gap(log, 9, 30) == pytest.approx(13.2 - 11.95)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=load.CLIENTS, max_size=load.CLIENTS), st.sampled_from([0.05, 0.4, 0.8]))
+def test_operations_are_spread_evenly_over_a_step_whenever_clients_begin(nows, every):
+    begun = [list(itertools.islice(load.moments(n, c, every), 4)) for c, n in enumerate(nows)]
+    apart = every / (load.CLIENTS * len(figures.KINDS))
+    for (client, moments), now in zip(enumerate(begun), nows, strict=True):
+        assert 0 <= moments[0] - now <= every / len(figures.KINDS) + 1e-6  # of a second, which floats lose
+        assert moments[3] - moments[0] == pytest.approx(every)  # the next of the same kind
+        place = moments[0] / apart - client
+        assert place == pytest.approx(load.CLIENTS * round(place / load.CLIENTS), abs=1e-3)
 
 
 def test_a_gap_reaches_to_the_end_when_nothing_succeeds_any_more():

@@ -16,7 +16,6 @@ import hmac
 
 from anwen.errors import MalformedError
 
-TOKEN_BYTES = 32
 LABEL_BYTES = 16
 MAC_BYTES = 16
 _PER_CALL = 4  # labels in one SHA-512

@@ -134,12 +134,16 @@ class Cluster:
         self._log_from: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Start all members; return when they take clients. Raises UnavailableError, IntegrityError."""
+        """Start all members; return when they take clients and know of each other, which comes later on a busy machine.
+
+        Raises: UnavailableError, IntegrityError.
+        """
         try:
             for zone in self.zones:
                 await self.launch(zone)
             for zone in self.zones:
-                await self.ready(zone)
+                others = [a for z, a in self.addresses.items() if z != zone]
+                await self._logged(zone, READY, *(f"/{a}:{self.ports[1]} is now UP".encode() for a in others))
         except BaseException:
             await self.stop()
             raise
@@ -167,12 +171,15 @@ class Cluster:
 
     async def ready(self, zone: str) -> None:
         """Return when a member takes clients. Raises UnavailableError: it ended, or it took 180 s."""
+        await self._logged(zone, READY)
+
+    async def _logged(self, zone: str, *texts: bytes) -> None:
         member, until = self._members[zone], time.monotonic() + START_S
         while True:
             with (self.folder / zone / "log").open("rb") as log:
                 log.seek(self._log_from[zone])
                 said = log.read()
-            if READY in said:
+            if all(text in said for text in texts):
                 return
             if member.poll() is not None or time.monotonic() > until:
                 self.kill(zone)

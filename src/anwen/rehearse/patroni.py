@@ -111,11 +111,6 @@ class Cluster:
                 return True
         return False
 
-    def leader(self) -> str:
-        """Return the zone whose server leads, as most members see it; "": none."""
-        seen = [str(m["name"]) for z in self._hosts for m in self._members(z) if m.get("role") == "leader"]
-        return max(set(seen), key=seen.count, default="")
-
     def _runs(self, zone: str) -> bool:
         return any(m["name"] == zone and m.get("state") in ("running", "streaming") for m in self._members(zone))
 

@@ -99,7 +99,7 @@ class People:
         # a mother's age at birth: 20 to 38, most often in the middle, and no higher than her own
         two_draws = draws.below(rows, 4, 10_000) + draws.below(rows, 5, 10_000)
         at_birth = two_draws * np.minimum(19, mother_age - 19) // 20_000
-        self._is_child = is_child = role == _CHILD
+        is_child = role == _CHILD
         age = np.select(
             [role <= _HEAD, role == _SPOUSE, is_child],
             [head_age, mother_age, mother_age - 20 - at_birth],

@@ -16,8 +16,6 @@ from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.scene import Scene
 
 NEW_EVERY = 3
-Indexed = tuple[int, int, bytes]
-"""Collection, field, and the bytes whose HMAC is the token."""
 
 
 @dataclass

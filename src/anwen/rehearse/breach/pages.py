@@ -43,7 +43,6 @@ class Pages:
             raise MalformedError(f"{path.name}: not a SQLite database")
         size = int.from_bytes(self._bytes[16:18])
         self._size = 65_536 if size == 1 else size
-        self._usable = self._size - self._bytes[20]
 
     def cells(self, root: int) -> Iterator[Cell]:
         """Yield the rows of the table without rowid whose b-tree begins at page `root`, in the order of its pages.

@@ -1,8 +1,8 @@
 """One client of a rehearsal: `python -m anwen.rehearse.outage.load PLAN`, until its standard input ends.
 
-Open loop: every step starts one write, one read and one find with an open at its planned time, whether or not earlier
-ones have ended. Nothing is retried here: that is the library's part, within the deadline. What ended is logged as a
-line of JSON, an `Operation` each.
+Open loop: every step starts one write, one read and one find with an open, each at its planned time, whether or not
+earlier ones have ended. Nothing is retried here: that is the library's part, within the deadline. What ended is logged
+as a line of JSON, an `Operation` each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from anwen.client.records import Record
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
-from anwen.rehearse.outage.figures import OK, Operation
+from anwen.rehearse.outage.figures import KINDS, OK, Operation
 from anwen.sample.people import People
 
 DEADLINE_S, GIVE_UP_S = 2.0, 1.8
@@ -73,6 +73,17 @@ def number_of(values: Mapping[str, object]) -> int:
     return int(str(values["address"]).split()[0])
 
 
+def moments(now: float, client: int, every_s: float) -> Iterator[float]:
+    """Yield when a client starts an operation, one of each kind in a step.
+
+    All clients' lie evenly in a step, by the clock that they share: together they would be a burst that waits for
+    processors, the longer the slower the pace, and delays and gaps would be the burst's.
+    """
+    apart = every_s / len(KINDS)
+    first = now + (client * apart / CLIENTS - now) % apart
+    return (first + turn * apart for turn in itertools.count())
+
+
 class Client:
     """Starts operations at their planned times and logs how they end."""
 
@@ -100,19 +111,17 @@ class Client:
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the pace until `stop` is set, then wait for what is under way."""
         tasks: set[asyncio.Task[None]] = set()
-        begin = time.monotonic()
-        for step in itertools.count():
-            planned = begin + step * self.plan.every_s
+        kinds = itertools.cycle((self._write, self._look, self._find))
+        for turn, planned in enumerate(moments(time.monotonic(), self.plan.client, self.plan.every_s)):
             try:
                 async with asyncio.timeout_at(planned):
                     await stop.wait()
                     break
             except TimeoutError:
                 pass
-            started = [self._write(step, planned), self._look(planned), self._find(step, planned)]
-            for task in map(asyncio.create_task, started):
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+            task = asyncio.create_task(next(kinds)(turn // len(KINDS), planned))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
         self.file.close()
 
@@ -185,7 +194,7 @@ class Client:
 
     # --- reads -------------------------------------------------------------------------------------------------
 
-    async def _look(self, planned: float) -> None:
+    async def _look(self, _step: int, planned: float) -> None:
         key = self.random.choice(self.plan.hot)
         await self._timed("read", key, planned, self._seen(key))
 
