@@ -11,7 +11,7 @@ from typing import Any
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT as DEFAULT
-from cassandra.cluster import Cluster, ExecutionProfile
+from cassandra.cluster import Cluster, ExecutionProfile, Session
 from cassandra.concurrent import execute_concurrent
 
 from people import FIELDS
@@ -19,6 +19,7 @@ from people import FIELDS
 NAME = "cassandra_plain"
 _INDEXED = ("id_number", "name", "phone")
 _IN_FLIGHT = 128
+SETTLE_S = 60.0
 
 
 def load(addresses: Sequence[str], port: int, file: Path, batch: int) -> float:
@@ -27,6 +28,7 @@ def load(addresses: Sequence[str], port: int, file: Path, batch: int) -> float:
     cluster = Cluster(list(addresses), port=port, execution_profiles={DEFAULT: profile})
     try:
         session = cluster.connect()
+        _settle(cluster, session)
         session.execute(
             "CREATE KEYSPACE plain WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 3}"
         )
@@ -53,3 +55,17 @@ def load(addresses: Sequence[str], port: int, file: Path, batch: int) -> float:
         return count / (time.perf_counter() - start)
     finally:
         cluster.shutdown()
+
+
+def _settle(cluster: Cluster, session: Session) -> None:
+    """Return when each member knows the others' schema: the driver takes one that is not known for the same."""
+    until = time.monotonic() + SETTLE_S
+    for host in cluster.metadata.all_hosts():
+        versions: set[object] = {None}
+        while None in versions or len(versions) != 1:
+            if time.monotonic() > until:
+                raise RuntimeError(f"members disagree on the schema: {versions}")
+            time.sleep(0.2)  # gossip makes a round a second, and tells nobody when it is done
+            own = session.execute("SELECT schema_version FROM system.local", host=host)
+            others = session.execute("SELECT schema_version FROM system.peers", host=host)
+            versions = {row.schema_version for row in (*own, *others)}

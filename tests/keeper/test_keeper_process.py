@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from anwen.formats.checkpoint import log_origin as origin
 from anwen.keeper.app import check_swap
 from anwen.keeper.ceremony import STEPS
 from anwen.keeper.folder import read_identity
-from anwen.keeper.statement import sign_request
+from anwen.keeper.statement import RELEASE, sign_request
 from anwen.net.connection import Pool
 from anwen.net.tls import make_certificate, pin_of_pem
 
@@ -54,9 +55,12 @@ class Processes(Rig):
         self.running = {}
         self.pools = {i: Pool(k.address, k.tls_pin) for i, k in keepers.items()}
 
-    async def spawn(self, keeper, *, ready=True):
+    async def spawn(self, keeper, *, ready=True, ahead=0):
+        """`ahead`: how many releases its software is ahead of this one."""
+        later = f"import runpy; from anwen.keeper import statement; statement.RELEASE += {ahead}; "
+        code = later + "runpy.run_module('anwen.keeper.app', run_name='__main__')"
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "anwen.keeper.app", str(self.path(keeper)),
+            sys.executable, *(["-c", code] if ahead else ["-m", "anwen.keeper.app"]), str(self.path(keeper)),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self.running[keeper] = process
@@ -166,6 +170,25 @@ async def test_what_has_no_grant_gets_one_answer(vault):
     assert len(said) == 1
     assert b"transcript" in await peer.post("/v1/ceremony_state", f"Anwen {by_b}", state, 5)
     await peer.aclose()
+
+
+async def test_keepers_answer_the_next_release_and_none_beyond(vault):
+    """Zones are never two releases apart: a keeper that is finds no peer, says why, and does not serve."""
+    await asyncio.gather(vault.spawn("a"), vault.spawn("b"))
+    for ahead in (2, -2):
+        early = await vault.spawn("c", ready=False, ahead=ahead)
+        said = [await asyncio.wait_for(early.stderr.readline(), 20) for _ in range(2)]
+        assert all(f"keeper c is of release {RELEASE + ahead}, its peer of {RELEASE}".encode() in s for s in said), said
+        early.kill()
+        assert (await early.communicate())[0] == b""  # it never served
+    for ahead in (1, -1):
+        await vault.spawn("c", ahead=ahead)
+        vault.running["c"].kill()
+        await vault.running["c"].communicate()
+
+
+def test_a_release_has_a_number_of_its_own():
+    assert str(RELEASE) == version("anwen").split(".")[1]
 
 
 async def test_a_process_with_an_older_log_ends(vault, tmp_path):

@@ -16,9 +16,8 @@ TOLERANCE_S = 30
 
 def since_boot() -> float:
     """Return the seconds since this machine started, those that it slept included."""
-    return time.clock_gettime(
-        getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    )  # macOS' monotonic clock never sleeps
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS' monotonic clock never sleeps
+    return time.clock_gettime(clock)
 
 
 class Clocks:

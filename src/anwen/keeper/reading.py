@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -57,16 +58,13 @@ def _find(ask: Ask, entries: Log, months: MonthKeys) -> tuple[list[bytes], int]:
     """Return what fits of the entries about a subject, and the index from which the search is to go on."""
     subject, since_s = ask.message.opaque("subject"), ask.message.number("since_s")
     found: list[bytes] = []
-    pseudonyms: dict[str, bytes | None] = {}
+    in_month = functools.cache(lambda month: months.pseudonyms(month, subject))
     first_day = dt.datetime.fromtimestamp(min(since_s, _FAR_S), dt.UTC).date().isoformat()
     end = entries.size
     for frame in entries.frames(ask.message.number("start"), first_day):
         if len(found) == MAX_ENTRIES:
             return found, frame.index
-        month = frame.day[:7]
-        if month not in pseudonyms:
-            pseudonyms[month] = months.pseudonyms(month, subject)
-        pseudonym = pseudonyms[month]
+        pseudonym = in_month(frame.day[:7])
         if pseudonym is not None and pseudonym in frame.side:
             entry = entry_members(frame.entry)
             if entry["op"] in _SEEING and entry["t"] >= since_s * 1000:

@@ -15,11 +15,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from anwen.crypto import grants
-from anwen.errors import GrantError, MalformedError, ProofError
+from anwen.errors import GrantError, MalformedError, PolicyError, ProofError
 from anwen.keeper.folder import Identity
 from anwen.model import Policy
 
 _PREFIX = b"anwen-statement-1\n"
+RELEASE = 1
+"""Of this software, one more with each minor version: keepers answer their own release, the one before and the next."""
 
 
 def sign(identity: Identity, kind: str, **members: Any) -> str:
@@ -51,18 +53,25 @@ def verify(policy: Policy, text: object, kind: str, keeper: str, **expected: obj
 
 def sign_request(identity: Identity, recipient: str, op: str, body: bytes) -> str:
     """Return what shows a peer that this keeper asks: a statement over the recipient, operation and body, in base64."""
-    text = sign(identity, "request", to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
+    text = sign(identity, "request", release=RELEASE, to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def verify_request(policy: Policy, recipient: str, op: str, token: str, body: bytes) -> None:
-    """Raise GrantError, in its one wording, unless a keeper of the policy signed this very request to `recipient`."""
+    """Raise GrantError, in its one wording, unless a keeper of the policy signed this very request to `recipient`.
+
+    Raises PolicyError where its software is more than one release away: what one writes the next one reads, no other.
+    """
     try:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
         keeper = str(json.loads(text.split("\n")[0])["keeper"])
-        verify(policy, text, "request", keeper, to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
+        said = verify(policy, text, "request", keeper, to=recipient, op=op, body=hashlib.sha256(body).hexdigest())
     except (ProofError, ValueError, KeyError, TypeError, RecursionError):
         raise GrantError(grants.WORDING) from None
+    if (release := said.get("release")) not in (RELEASE - 1, RELEASE, RELEASE + 1):
+        raise PolicyError(
+            f"keeper {keeper} is of release {str(release)[:9]}, its peer of {RELEASE}: upgrade step by step"
+        )
 
 
 def verify_all(policy: Policy, texts: list[object], kind: str, **expected: object) -> dict[str, dict[str, Any]]:

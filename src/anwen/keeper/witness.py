@@ -109,9 +109,8 @@ class Witness:
         except (ValueError, TypeError):
             raise MalformedError("cosign: expected a proof in hex") from None
         merkle.verify_consistency(last.size, last.root, head.size, head.root, nodes)
-        signed = checkpoint.cosign(
-            note, checkpoint.log_origin(policy.vault, self._identity.keeper), self._identity.key, self._time()
-        )
+        own = checkpoint.log_origin(policy.vault, self._identity.keeper)
+        signed = checkpoint.cosign(note, own, self._identity.key, self._time())
         try:
             self._disk.replace(self._folder / f"{keeper}.note", note.encode())
         except OSError as error:
@@ -129,9 +128,8 @@ class Witness:
             note = _read(path)
             if not note:
                 return Seen()
-            head = checkpoint.verify_note(
-                note, checkpoint.log_origin(policy.vault, keeper), policy.keepers[keeper].identity
-            )
+            name = checkpoint.log_origin(policy.vault, keeper)
+            head = checkpoint.verify_note(note, name, policy.keepers[keeper].identity)
             self._seen[keeper] = Seen(head.size, head.root, note)
         return self._seen[keeper]
 
@@ -228,7 +226,9 @@ class Witnessed:
         asked_s = self._clocks.boot()
         try:
             heard = read_answer(await call(op, body))
-        except AnwenError:
+        except AnwenError as error:
+            if error.code == "policy":  # its software is not of our time: no waiting helps
+                _log.warning("keeper %s: %s", peer, error)
             return None
         self._clocks.hear(peer, heard.time_s, asked_s)
         if heard.note:
