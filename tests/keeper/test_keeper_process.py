@@ -173,7 +173,7 @@ async def test_what_has_no_grant_gets_one_answer(vault):
 
 
 async def test_keepers_answer_the_next_release_and_none_beyond(vault):
-    """Zones are never two releases apart: a keeper that is finds no peer, says why, and does not serve."""
+    """A keeper that is two releases away from both others finds no peer, says why, and does not serve."""
     await asyncio.gather(vault.spawn("a"), vault.spawn("b"))
     for ahead in (2, -2):
         early = await vault.spawn("c", ready=False, ahead=ahead)

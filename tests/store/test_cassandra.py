@@ -49,6 +49,7 @@ async def test_three_nodes_make_one_keyspace_at_the_same_time(members):
 @pytest.mark.parametrize("asked_before", [False, True])
 async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(members, monkeypatch, asked_before):
     """One node sees a table that another has just made, and asks a member that has not heard of it."""
+    monkeypatch.setattr(cassandra_session, "AGAIN_S", (0.1,))
     maker, reader = [await connected(members, zone, keyspace="late") for zone in "ab"]
     key = [(row().record,)]
     select = "SELECT record FROM {ks}.wrap_7 WHERE record = ?"
@@ -59,15 +60,18 @@ async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(membe
         await maker._session.define("DROP TABLE IF EXISTS late.wrap_7")
         with pytest.raises(StorageError):
             await reader._session.run(select, key)
-        agree, agreed = reader._session.agree, []
+        loop, refused, said = asyncio.get_running_loop(), asyncio.Event(), cassandra_session._error
 
-        async def made_meanwhile():
-            agreed.append(await schema.make_wrap_table(maker._session, 7))
-            await agree()
+        def noted(error):
+            loop.call_soon_threadsafe(refused.set)
+            return said(error)
 
-        monkeypatch.setattr(reader._session, "agree", made_meanwhile)
-        assert await reader._session.run(select, key) == [[]]
-        assert len(agreed) == 1
+        monkeypatch.setattr(cassandra_session, "_error", noted)
+        monkeypatch.setattr(cassandra_session, "AGAIN_S", (0.1,) * 200)  # a busy machine makes tables slowly
+        asked = asyncio.create_task(reader._session.run(select, key))
+        await refused.wait()
+        await schema.make_wrap_table(maker._session, 7)
+        assert await asked == [[]]
     finally:
         for node in (maker, reader):
             await node.close()

@@ -21,7 +21,7 @@ from anwen.model import Policy
 
 _PREFIX = b"anwen-statement-1\n"
 RELEASE = 1
-"""Of this software, one more with each minor version: keepers answer their own release, the one before and the next."""
+"""Of this software, one more with each version 0.x: keepers answer their own release, the one before and the next."""
 
 
 def sign(identity: Identity, kind: str, **members: Any) -> str:
@@ -69,9 +69,7 @@ def verify_request(policy: Policy, recipient: str, op: str, token: str, body: by
     except (ProofError, ValueError, KeyError, TypeError, RecursionError):
         raise GrantError(grants.WORDING) from None
     if (release := said.get("release")) not in (RELEASE - 1, RELEASE, RELEASE + 1):
-        raise PolicyError(
-            f"keeper {keeper} is of release {str(release)[:9]}, its peer of {RELEASE}: upgrade step by step"
-        )
+        raise PolicyError(f"keeper {keeper} is of release {str(release)[:9]}, its peer of {RELEASE}: go step by step")
 
 
 def verify_all(policy: Policy, texts: list[object], kind: str, **expected: object) -> dict[str, dict[str, Any]]:

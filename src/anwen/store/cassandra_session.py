@@ -60,7 +60,8 @@ RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable)
 _UNANSWERED = (OperationTimedOut, WriteTimeout)
-_REFUSED = (InvalidRequest, CoordinationFailure)
+AGAIN_S = (0.1, 0.2, 0.4, 0.8)
+"""Pauses after which a call is made again that a member refused; together less than clients wait."""
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
 
 
@@ -177,7 +178,7 @@ class _HedgePlan:
 
 
 class _RefusedError(StorageError):
-    """A member would not do it: as long as it does not know of a table that another one has just made."""
+    """A member would not do it: it does not know yet of a table that another one has just made, or its disk fails."""
 
 
 class Session:
@@ -250,7 +251,7 @@ class Session:
         ask = partial(self._session.execute, bound, timeout=10 * REQUEST_S, execution_profile=_PAGED)
         state = None
         while True:
-            result = await self._blocking(partial(ask, paging_state=state))
+            result = await self._patiently(partial(self._blocking, partial(ask, paging_state=state)))
             yield result.current_rows
             state = result.paging_state
             if state is None:
@@ -266,7 +267,7 @@ class Session:
             return []
         prepared = await self._prepare(statement)
         async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
-            return list(await self._when_agreed(lambda: _Flight(self._session, prepared, keys, self._hedge).run()))
+            return list(await self._patiently(lambda: _Flight(self._session, prepared, keys, self._hedge).run()))
 
     async def applied(self, statement: str, keys: Keys) -> list[bool]:
         """Run a conditional statement for each of `keys`; return which were applied, and answered so.
@@ -282,18 +283,18 @@ class Session:
             raise StorageError("store cassandra: closed")
         if statement not in self._prepared:
             prepare = partial(self._session.prepare, statement.replace("{ks}", self.keyspace))
-            prepared = await self._when_agreed(lambda: self._blocking(prepare))
+            prepared = await self._patiently(lambda: self._blocking(prepare))
             prepared.is_idempotent = True
             self._prepared[statement] = prepared
         return self._prepared[statement]
 
-    async def _when_agreed(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Call, and once more where a member refused: one that answered knows a new table, the next perhaps not yet."""
-        try:
-            return await call()
-        except _RefusedError:
-            await self.agree()
-            return await call()
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Call, and again where a member refused: one that answered knows a new table, the next perhaps not yet."""
+        for pause in AGAIN_S:
+            with contextlib.suppress(_RefusedError):
+                return await call()
+            await asyncio.sleep(pause)  # `agree` may hear from a member that has not heard of it, either
+        return await call()
 
     async def _blocking(self, call: Any) -> Any:
         try:
@@ -362,5 +363,5 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
-    kind = _RefusedError if isinstance(error, _REFUSED) else StorageError
+    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure)) else StorageError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys
