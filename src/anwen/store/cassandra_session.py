@@ -27,7 +27,7 @@ from cassandra import (
     WriteTimeout,
 )
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ErrorMessage, ExecutionProfile, NoHostAvailable
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     HostDistance,
@@ -58,7 +58,7 @@ ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 all late are asked everything three times, which on full processors keeps them late."""
 RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
-_UNAVAILABLE = (DriverException, NoHostAvailable)
+_UNAVAILABLE = (DriverException, NoHostAvailable, ErrorMessage)
 _UNANSWERED = (OperationTimedOut, WriteTimeout)
 AGAIN_S = (0.1, 0.2, 0.4, 0.8)
 """Pauses after which a call is made again that a member refused; together less than clients wait."""
@@ -178,7 +178,7 @@ class _HedgePlan:
 
 
 class _RefusedError(StorageError):
-    """A member would not do it: it does not know yet of a table that another one has just made, or its disk fails."""
+    """A member would not do it: it has not heard yet of a table that another one has just made, or fails itself."""
 
 
 class Session:
@@ -363,5 +363,5 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
-    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure)) else StorageError
+    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ErrorMessage)) else StorageError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys
