@@ -27,7 +27,7 @@ from cassandra import (
     WriteTimeout,
 )
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ErrorMessage, ExecutionProfile, NoHostAvailable
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     HostDistance,
@@ -38,6 +38,7 @@ from cassandra.policies import (
     TokenAwarePolicy,
 )
 from cassandra.pool import Host
+from cassandra.protocol import ErrorMessage, ServerError
 from cassandra.query import PreparedStatement, Statement, tuple_factory
 
 from anwen.errors import PolicyError, StorageError
@@ -59,7 +60,6 @@ all late are asked everything three times, which on full processors keeps them l
 RETRIES = 3
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable, ErrorMessage)
-_UNANSWERED = (OperationTimedOut, WriteTimeout)
 AGAIN_S = (0.1, 0.2, 0.4, 0.8)
 """Pauses after which a call is made again that a member refused; together less than clients wait."""
 _KEYS = {"contact_points", "keyspace", "zone", "username", "password_file", "ca_file"}
@@ -348,7 +348,7 @@ class _Flight:
             self._wake(None)
 
     def _failed(self, error: BaseException, index: int, begun: float) -> None:
-        if isinstance(error, _UNANSWERED) and " IF " in self._prepared.query_string:
+        if isinstance(error, (OperationTimedOut, WriteTimeout)) and " IF " in self._prepared.query_string:
             self._answered(None, index, begun)
         elif index in self._open:
             self._wake(_error(error))
@@ -363,5 +363,5 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
-    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ErrorMessage)) else StorageError
+    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ServerError)) else StorageError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys
