@@ -345,6 +345,17 @@ class StoreContract:
         assert None not in found[: len([owner for owner in found if owner])]  # a search ends where too many are free
         assert {r.record for r in await store.get(EPOCH, list(records), ())} == records
 
+    async def test_warming_leaves_nothing_that_anybody_finds(self, store):
+        one = row(postings=[exact(*labels(2))])
+        await put(store, one)
+        before = await store.statistics()
+        await store.warm()
+        after = await store.statistics()
+        assert (
+            (after.records, after.rows, after.postings) == (before.records, before.rows, before.postings) == (1, 1, 1)
+        )
+        assert await store.list_subjects(one.collection, (), bytes(16), 10) == [one.record]
+
     async def test_statistics_count_and_name_nobody(self, store):
         one = row(postings=[exact(*labels(1))])
         await put(store, one, row(verified=False), row(one.record, 2, subject=one.subject, classes=CONTACT_CLASSES))

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cassandra.cluster import NoHostAvailable
 from cassandra_members import connected, emptied
 from contract import EPOCH, StoreContract, outcomes, put, row
 from hypothesis import given
@@ -75,6 +76,54 @@ async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(membe
     finally:
         for node in (maker, reader):
             await node.close()
+
+
+async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_then_first(store, monkeypatch):
+    """Tells the session of it as the driver does; that members come and go in truth is `test_cassandra_faults.py`."""
+    session = store._session
+    plan = session._zone_first.make_query_plan
+
+    def asked():
+        return [host.rack for host in list(plan())[:3]]
+
+    await store.warm()
+    assert asked()[0] == "a"
+    (own,) = [host for host in plan() if host.rack == "a"][:1]
+    (other,) = [host for host in plan() if host.rack == "b"][:1]
+    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 10**6)
+    monkeypatch.setattr(cassandra_session, "WARM_IF_S", -1.0)  # never fast enough
+    await asyncio.to_thread(session._zone_first.on_up, own)
+    await asyncio.gather(*session._warming)
+    assert asked()[0] == "a", "the process that it was, which hung or was cut off, is warm already"
+    session._generations[own] -= 1  # as if it had been started since
+    for host in (own, other):
+        await asyncio.to_thread(session._zone_first.on_up, host)
+    await asyncio.sleep(0)
+    (warming,) = session._warming
+    assert asked()[2] == "a"
+    assert await outcomes(store, row()) == [Outcome.STORED]
+    assert asked()[2] == "a"
+    assert session._zone_first.cold == {own}, "others are their own zones' to warm"
+    monkeypatch.setattr(cassandra_session, "WARM_IF_S", 60.0)
+    await warming
+    assert asked()[0] == "a"
+
+
+async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_takes_to_become_warm(
+    store, members, monkeypatch
+):
+    monkeypatch.setattr(cassandra_session, "WARM_S", 0.5)
+    session = store._session
+    await store.warm()
+    (own,) = [host for host in session._zone_first.make_query_plan() if host.rack == "a"][:1]
+    session._generations.clear()
+    monkeypatch.setattr(session._session, "execute", _refusing)
+    await session._warm(own, [None])
+    assert session._zone_first.cold == set()
+
+
+def _refusing(*_, **__):
+    raise NoHostAvailable("no connection yet", {})
 
 
 class _Statement:

@@ -296,6 +296,7 @@ async def test_what_a_late_repair_brings_back_stays_dark(store):
 
 async def test_reads_writes_and_starts_go_on_while_a_member_is_down_and_the_next_may_fail_after_it(members, connect):
     store = await connect()
+    await store.warm()
     kept = []
     for zone in "ab":
         members.kill(zone)
@@ -307,6 +308,12 @@ async def test_reads_writes_and_starts_go_on_while_a_member_is_down_and_the_next
         await fresh.close()
         await members.start_member(zone)
     assert await patiently(outcomes, store, *kept) == [Outcome.STORED] * 2
+    await patiently(asks_own_first, store)
+
+
+async def asks_own_first(store):
+    if next(store._session._zone_first.make_query_plan()).rack != "a":
+        raise StorageError("not warm yet")
 
 
 async def test_a_hung_member_makes_nobody_wait_for_a_time_out(members, store):

@@ -89,6 +89,7 @@ async def _run(folder: Path) -> None:
     info, policy, settings = load(folder)
     context = tls.server_context(folder / "tls.crt", folder / "tls.key")
     store = await engines.connect(policy.engine, settings, folder)
+    await store.warm()
     node = Node(policy, store, save=lambda version, document: save_policy(folder, version, document))
 
     async def handler(path: str, authorization: str | None, body: bytes) -> bytes:

@@ -133,5 +133,8 @@ class Store(Protocol):
     async def statistics(self) -> Statistics:
         """Return counts and the settings that durability depends on, read back from the engine."""
 
+    async def warm(self) -> None:
+        """Become as fast as the engine gets before somebody waits: a node does this before it serves."""
+
     async def close(self) -> None:
         """Finish what was begun and let go of the files."""

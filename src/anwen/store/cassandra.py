@@ -5,6 +5,7 @@ Also speaks to ScyllaDB. Tables, settings and their reasons: docs/store-cassandr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from anwen.store import cassandra_read as read
 from anwen.store import cassandra_schema as schema
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
 from anwen.store.cassandra_session import Session, Settings
-from anwen.store.cassandra_write import Put, Shared, delete
+from anwen.store.cassandra_write import Put, Shared, delete, warm_up
 
 
 async def connect(settings: Mapping[str, object], folder: Path) -> CassandraStore:
@@ -70,6 +71,9 @@ class CassandraStore:
     async def statistics(self) -> Statistics:
         settings = await schema.check(self._session) | await schema.members(self._session)
         return await read.statistics(self._session, await schema.size_bytes(self._session), settings)
+
+    async def warm(self) -> None:
+        await self._session.warm(warm_up(os.urandom(16)))
 
     async def close(self) -> None:
         await self._session.close()

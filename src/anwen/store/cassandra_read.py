@@ -21,8 +21,8 @@ _BURSTS = 32
 """Buckets that are read at a time when a whole collection is listed."""
 
 ALL_ROWS = "SELECT record, version, body, verified, deleted FROM {ks}.row"
-_ROW = ALL_ROWS + " WHERE record IN ?"
-_POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
+ROW = ALL_ROWS + " WHERE record IN ?"
+POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
 _VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ?"
 _ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
 ALL_LABELS = "SELECT DISTINCT label FROM {ks}.posting"
@@ -109,7 +109,7 @@ def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
 async def rows(session: Session, records: Iterable[bytes]) -> dict[bytes, Rows]:
     """Return what is there of records, versions ascending; nothing of unknown ones."""
     found: dict[bytes, Rows] = {}
-    for part in await session.run(_ROW, groups(records)):
+    for part in await session.run(ROW, groups(records)):
         gather(part, found)
     return found
 
@@ -127,7 +127,7 @@ async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label
     """Return what is there under labels; an empty one where nothing is."""
     keys = groups(wanted)
     found = {label: Label() for (part,) in keys for label in part}
-    for rows_ in await session.run(_POSTING, keys):
+    for rows_ in await session.run(POSTING, keys):
         for label, record, run, mac, owner, owner_mac, owner_version in rows_:
             here = found[label]
             here.owner, here.owner_mac, here.owner_version = owner, owner_mac or b"", owner_version

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import math
 import re
 import ssl
 import threading
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cassandra import (
     ConsistencyLevel,
@@ -43,6 +44,7 @@ from cassandra.query import PreparedStatement, Statement, tuple_factory
 
 from anwen.errors import PolicyError, StorageError
 
+_T = TypeVar("_T")
 Row = tuple[Any, ...]
 Keys = Sequence[Sequence[object]]
 
@@ -57,7 +59,10 @@ wait longer: two attempts get in each other's way."""
 ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 """Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
 all late are asked everything three times, which on full processors keeps them late."""
+WARM_S, WARM_ROUNDS, WARM_IF, WARM_IF_S = 15.0, 200, 20, 0.02
+"""A member is warm when all of the last 20 rounds took less than 20 ms each, or after 200, or 15 s."""
 RETRIES = 3
+_GENERATION = "SELECT gossip_generation FROM system.local"
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable, ErrorMessage)
 AGAIN_S = (0.1, 0.2, 0.4, 0.8)
@@ -112,18 +117,28 @@ def _password(path: Path) -> str:
 
 
 class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no types
-    """Members of one's own zone (rack or data centre) first, then all others."""
+    """Members of one's own zone (rack or data centre) first, then all others; a cold one last, whose ever it is."""
 
     def __init__(self, zone: str) -> None:
         super().__init__()
         self._zone = zone
+        self.cold: set[Host] = set()
+        self.came_up: Callable[[Host], object] = lambda _: None  # called from the driver's thread
+
+    def is_own(self, host: Host) -> bool:
+        return not self._zone or self._zone in (host.rack, host.datacenter)
 
     def distance(self, host: Host) -> int:
-        own = not self._zone or self._zone in (host.rack, host.datacenter)
-        return int(HostDistance.LOCAL if own else HostDistance.REMOTE)
+        near = self.is_own(host) and host not in self.cold
+        return int(HostDistance.LOCAL if near else HostDistance.REMOTE)
+
+    def on_up(self, host: Host) -> None:
+        super().on_up(host)
+        self.came_up(host)
 
     def make_query_plan(self, working_keyspace: str | None = None, query: object = None) -> Iterator[Host]:
-        hosts = sorted(super().make_query_plan(working_keyspace, query), key=self.distance)
+        hosts = super().make_query_plan(working_keyspace, query)
+        hosts = sorted(hosts, key=lambda host: (self.distance(host), host in self.cold))
         return iter([*hosts, *hosts])  # whoever was asked in vain may be asked again
 
 
@@ -188,7 +203,8 @@ class Session:
         """Take settings; `open` connects."""
         self.keyspace = settings.keyspace
         self._hedge = _Hedge()
-        balance = TokenAwarePolicy(_ZoneFirst(settings.zone))
+        self._zone_first = _ZoneFirst(settings.zone)
+        balance = TokenAwarePolicy(self._zone_first)
         profile = ExecutionProfile(
             load_balancing_policy=balance, retry_policy=_Retry(), consistency_level=ConsistencyLevel.QUORUM,
             serial_consistency_level=ConsistencyLevel.SERIAL, request_timeout=REQUEST_S, row_factory=tuple_factory,
@@ -208,6 +224,8 @@ class Session:
         )  # fmt: skip
         self._prepared: dict[str, PreparedStatement] = {}
         self._bulks = asyncio.Semaphore(BULKS)
+        self._warming: set[asyncio.Task[None]] = set()
+        self._generations: dict[Host, int] = {}  # of the members that are warm: it grows at each start
         self._closed = False
 
     async def open(self) -> None:
@@ -219,8 +237,50 @@ class Session:
             raise _error(error) from error
         self._session.default_fetch_size = None
 
+    async def warm(self, steps: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Ask own members some statements until they answer fast: now, and whenever one comes back, which is asked last
+        meanwhile. Their code is slow until it has run some hundred times, ten times as slow at first, and callers would
+        wait for it. Raises StorageError.
+        """
+        bound = [(await self._prepare(statement)).bind(key) for statement, key in steps]
+        loop = asyncio.get_running_loop()
+
+        def begin(host: Host) -> None:
+            if not self._closed and self._zone_first.is_own(host):
+                task = loop.create_task(self._warm(host, bound))
+                self._warming.add(task)
+                task.add_done_callback(self._warming.discard)
+
+        self._zone_first.came_up = lambda host: loop.call_soon_threadsafe(begin, host)
+        for host in self.cluster.metadata.all_hosts():
+            if host.is_up:
+                begin(host)
+        await asyncio.gather(*self._warming)
+
+    async def _warm(self, host: Host, statements: Sequence[Statement]) -> None:
+        self._zone_first.cold.add(host)
+        ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
+        warm, times, until = self._generations.get(host), [math.inf], time.monotonic() + WARM_S
+        try:
+            while time.monotonic() < until and len(times) <= WARM_ROUNDS and max(times[-WARM_IF:]) > WARM_IF_S:
+                begun = time.monotonic()
+                try:
+                    ((self._generations[host],),) = await self.member(host, _GENERATION)
+                    if self._generations[host] == warm:
+                        return  # it hung or was cut off, but is the process that it was
+                    for statement in statements:
+                        await self._blocking(partial(ask, statement))
+                except StorageError:
+                    await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
+                else:
+                    times.append(time.monotonic() - begun)
+        finally:
+            self._zone_first.cold.discard(host)
+
     async def close(self) -> None:
         self._closed = True
+        for task in self._warming:
+            task.cancel()
         await asyncio.to_thread(self.cluster.shutdown)
 
     async def refresh(self) -> None:
@@ -267,7 +327,7 @@ class Session:
             return []
         prepared = await self._prepare(statement)
         async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
-            return list(await self._patiently(lambda: _Flight(self._session, prepared, keys, self._hedge).run()))
+            return await self._patiently(lambda: _Flight(self._session, prepared, keys, self._hedge).run())
 
     async def applied(self, statement: str, keys: Keys) -> list[bool]:
         """Run a conditional statement for each of `keys`; return which were applied, and answered so.
@@ -288,7 +348,7 @@ class Session:
             self._prepared[statement] = prepared
         return self._prepared[statement]
 
-    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Call, and again where a member refused: one that answered knows a new table, the next perhaps not yet."""
         for pause in AGAIN_S:
             with contextlib.suppress(_RefusedError):

@@ -409,3 +409,9 @@ async def delete(session: Session, epochs: Sequence[int], records: Sequence[tupl
     await session.run(_UNLIST, [(2 * v + 1, r.collection, read.bucket(r.record), r.record) for r, v in empty])
     for table in (*(f"wrap_{epoch}" for epoch in epochs), "row"):  # rows last: a repeat finds the labels in them
         await session.run(_REMOVE.format(table), [(FOREVER, record, version) for record, version in records])
+
+
+def warm_up(key: bytes) -> list[tuple[str, Sequence[object]]]:
+    """Return statements of each sort that a put and a read make, under a key that nobody has: they change nothing."""
+    reads = [(statement, ([key],)) for statement in (read.ROW, read.POSTING)]
+    return [*reads, (_BURY, (1, key, key)), (_TAKE, (None, None, None, key, None, None))]

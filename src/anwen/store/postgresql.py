@@ -91,6 +91,9 @@ class PostgresqlStore:
     async def statistics(self) -> Statistics:
         return await self._pool.run(postgresql_read.statistics, STATISTICS_S)
 
+    async def warm(self) -> None:
+        """Do nothing: it is."""
+
     async def close(self) -> None:
         await asyncio.gather(*self._lanes)
         await self._pool.close()

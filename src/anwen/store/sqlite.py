@@ -105,6 +105,9 @@ class SqliteStore:
     async def load(self, batches: Iterator[Batch]) -> None:
         await self._submit(lambda db: sqlite_copy.load(db, batches), GROUP_ROWS)
 
+    async def warm(self) -> None:
+        """Do nothing: it is."""
+
     async def close(self) -> None:
         if self._closed:
             return
