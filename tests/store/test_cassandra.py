@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -90,21 +91,20 @@ async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_the
     assert asked()[0] == "a"
     (own,) = [host for host in plan() if host.rack == "a"][:1]
     (other,) = [host for host in plan() if host.rack == "b"][:1]
-    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 10**6)
-    monkeypatch.setattr(cassandra_session, "WARM_IF_S", -1.0)  # never fast enough
+    monkeypatch.setattr(cassandra_session, "WARM_S", 60.0)
+    monkeypatch.setattr(cassandra_session, "WARM_IF", math.inf)  # never warm enough
     await asyncio.to_thread(session._zone_first.on_up, own)
     await asyncio.gather(*session._warming)
     assert asked()[0] == "a", "the process that it was, which hung or was cut off, is warm already"
     session._generations[own] -= 1  # as if it had been started since
-    for host in (own, other):
+    for host in (own, own, other):  # the driver tells it of each of our two profiles
         await asyncio.to_thread(session._zone_first.on_up, host)
-    await asyncio.sleep(0)
     (warming,) = session._warming
     assert asked()[2] == "a"
     assert await outcomes(store, row()) == [Outcome.STORED]
     assert asked()[2] == "a"
     assert session._zone_first.cold == {own}, "others are their own zones' to warm"
-    monkeypatch.setattr(cassandra_session, "WARM_IF_S", 60.0)
+    monkeypatch.setattr(cassandra_session, "WARM_IF", 0.0)
     await warming
     assert asked()[0] == "a"
 
@@ -118,7 +118,9 @@ async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_ta
     (own,) = [host for host in session._zone_first.make_query_plan() if host.rack == "a"][:1]
     session._generations.clear()
     monkeypatch.setattr(session._session, "execute", _refusing)
-    await session._warm(own, [None])
+    await asyncio.to_thread(session._zone_first.on_up, own)
+    assert session._zone_first.cold == {own}
+    await asyncio.gather(*session._warming)
     assert session._zone_first.cold == set()
 
 

@@ -110,7 +110,7 @@ class Witness:
             raise MalformedError("cosign: expected a proof in hex") from None
         merkle.verify_consistency(last.size, last.root, head.size, head.root, nodes)
         own = checkpoint.log_origin(policy.vault, self._identity.keeper)
-        signed = checkpoint.cosign(note, own, self._identity.key, self._time())
+        signed = checkpoint.cosign(note, own, self._identity.key, max(0, int(self._clock())))
         try:
             self._disk.replace(self._folder / f"{keeper}.note", note.encode())
         except OSError as error:
@@ -118,9 +118,6 @@ class Witness:
         # A crash before: no cosignature left. After: this size is the least that the keeper may start with.
         self._seen[keeper] = Seen(head.size, head.root, note)
         return self._answer(self._seen[keeper], signed[len(note) :])
-
-    def _time(self) -> int:
-        return max(0, int(self._clock()))
 
     def _last(self, policy: Policy, keeper: str) -> Seen:
         path = self._folder / f"{keeper}.note"
@@ -151,6 +148,7 @@ class Witnessed:
         self._identity, self._log, self._clocks = identity, log, clocks
         self.peers = peers  # may name this keeper, too
         self._sizes: dict[str, int] = {}
+        self._refused: dict[str, str] = {}  # why each peer answered nothing, last time
         self.note = ""  # the newest checkpoint with cosignatures
 
     def recover(self, path: Path) -> None:
@@ -227,7 +225,9 @@ class Witnessed:
         try:
             heard = read_answer(await call(op, body))
         except AnwenError as error:
-            if error.code == "policy":  # its software is not of our time: no waiting helps
+            # its software is not of our time: no waiting helps, and it is asked twice a second
+            if error.code == "policy" and self._refused.get(peer) != str(error):
+                self._refused[peer] = str(error)
                 _log.warning("keeper %s: %s", peer, error)
             return None
         self._clocks.hear(peer, heard.time_s, asked_s)

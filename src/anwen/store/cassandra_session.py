@@ -59,8 +59,8 @@ wait longer: two attempts get in each other's way."""
 ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 """Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
 all late are asked everything three times, which on full processors keeps them late."""
-WARM_S, WARM_ROUNDS, WARM_IF, WARM_IF_S = 15.0, 200, 20, 0.02
-"""A member is warm when all of the last 20 rounds took less than 20 ms each, or after 200, or 15 s."""
+WARM_S, WARM_ROUNDS, WARM_IF = 15.0, 20, 0.9
+"""A member is warm when the last 20 rounds took more than 0.9 times as long as the fastest 20 before, or after 15 s."""
 RETRIES = 3
 _GENERATION = "SELECT gossip_generation FROM system.local"
 PAGE, _PAGED = 2000, "paged"
@@ -246,7 +246,8 @@ class Session:
         loop = asyncio.get_running_loop()
 
         def begin(host: Host) -> None:
-            if not self._closed and self._zone_first.is_own(host):
+            if not self._closed and self._zone_first.is_own(host) and host not in self._zone_first.cold:
+                self._zone_first.cold.add(host)
                 task = loop.create_task(self._warm(host, bound))
                 self._warming.add(task)
                 task.add_done_callback(self._warming.discard)
@@ -258,24 +259,28 @@ class Session:
         await asyncio.gather(*self._warming)
 
     async def _warm(self, host: Host, statements: Sequence[Statement]) -> None:
-        self._zone_first.cold.add(host)
-        ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
-        warm, times, until = self._generations.get(host), [math.inf], time.monotonic() + WARM_S
         try:
-            while time.monotonic() < until and len(times) <= WARM_ROUNDS and max(times[-WARM_IF:]) > WARM_IF_S:
-                begun = time.monotonic()
-                try:
-                    ((self._generations[host],),) = await self.member(host, _GENERATION)
-                    if self._generations[host] == warm:
-                        return  # it hung or was cut off, but is the process that it was
-                    for statement in statements:
-                        await self._blocking(partial(ask, statement))
-                except StorageError:
-                    await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
-                else:
-                    times.append(time.monotonic() - begun)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WARM_S):
+                    await self._ask_until_warm(host, statements)
         finally:
             self._zone_first.cold.discard(host)
+
+    async def _ask_until_warm(self, host: Host, statements: Sequence[Statement]) -> None:
+        ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
+        warm, best_s, took_s = self._generations.get(host), math.inf, 0.0
+        while took_s <= WARM_IF * best_s:
+            best_s = took_s or best_s
+            try:
+                ((self._generations[host],),) = await self.member(host, _GENERATION)
+                if self._generations[host] == warm:
+                    return  # it hung or was cut off, but is the process that it was
+                begun = time.monotonic()
+                for statement in [*statements] * WARM_ROUNDS:
+                    await self._blocking(partial(ask, statement))
+                took_s = time.monotonic() - begun
+            except StorageError:
+                await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
 
     async def close(self) -> None:
         self._closed = True
