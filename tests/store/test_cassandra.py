@@ -87,16 +87,17 @@ async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_the
     def asked():
         return [host.rack for host in list(plan())[:3]]
 
+    monkeypatch.setattr(cassandra_session, "WARM_AGE_S", -1.0)
     await store.warm()
     assert asked()[0] == "a"
     (own,) = [host for host in plan() if host.rack == "a"][:1]
     (other,) = [host for host in plan() if host.rack == "b"][:1]
-    monkeypatch.setattr(cassandra_session, "WARM_S", 60.0)
-    monkeypatch.setattr(cassandra_session, "WARM_IF", math.inf)  # never warm enough
     await asyncio.to_thread(session._zone_first.on_up, own)
     await asyncio.gather(*session._warming)
-    assert asked()[0] == "a", "the process that it was, which hung or was cut off, is warm already"
-    session._generations[own] -= 1  # as if it had been started since
+    assert asked()[0] == "a", "one that has run for long is warm: it hung or was cut off"
+    monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
+    monkeypatch.setattr(cassandra_session, "WARM_S", 60.0)
+    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", math.inf)
     for host in (own, own, other):  # the driver tells it of each of our two profiles
         await asyncio.to_thread(session._zone_first.on_up, host)
     (warming,) = session._warming
@@ -104,19 +105,21 @@ async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_the
     assert await outcomes(store, row()) == [Outcome.STORED]
     assert asked()[2] == "a"
     assert session._zone_first.cold == {own}, "others are their own zones' to warm"
-    monkeypatch.setattr(cassandra_session, "WARM_IF", 0.0)
+    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 0)
     await warming
     assert asked()[0] == "a"
+    counts = await store.statistics()
+    assert (counts.records, counts.postings) == (1, 0), "what it was asked left nothing"
 
 
 async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_takes_to_become_warm(
     store, members, monkeypatch
 ):
     monkeypatch.setattr(cassandra_session, "WARM_S", 0.5)
+    monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
     session = store._session
     await store.warm()
     (own,) = [host for host in session._zone_first.make_query_plan() if host.rack == "a"][:1]
-    session._generations.clear()
     monkeypatch.setattr(session._session, "execute", _refusing)
     await asyncio.to_thread(session._zone_first.on_up, own)
     assert session._zone_first.cold == {own}

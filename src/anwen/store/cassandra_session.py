@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import math
 import re
 import ssl
 import threading
@@ -59,10 +58,10 @@ wait longer: two attempts get in each other's way."""
 ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 """Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
 all late are asked everything three times, which on full processors keeps them late."""
-WARM_S, WARM_ROUNDS, WARM_IF = 15.0, 20, 0.9
-"""A member is warm when the last 20 rounds took more than 0.9 times as long as the fastest 20 before, or after 15 s."""
+WARM_S, WARM_ROUNDS, WARM_AGE_S = 15.0, 200, 120.0
+"""A member that was started less than two minutes ago is warmed: 200 rounds, or 15 s."""
 RETRIES = 3
-_GENERATION = "SELECT gossip_generation FROM system.local"
+_STARTED = "SELECT gossip_generation FROM system.local"
 PAGE, _PAGED = 2000, "paged"
 _UNAVAILABLE = (DriverException, NoHostAvailable, ErrorMessage)
 AGAIN_S = (0.1, 0.2, 0.4, 0.8)
@@ -129,16 +128,14 @@ class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no t
         return not self._zone or self._zone in (host.rack, host.datacenter)
 
     def distance(self, host: Host) -> int:
-        near = self.is_own(host) and host not in self.cold
-        return int(HostDistance.LOCAL if near else HostDistance.REMOTE)
+        return int(HostDistance.LOCAL if self.is_own(host) and host not in self.cold else HostDistance.REMOTE)
 
     def on_up(self, host: Host) -> None:
         super().on_up(host)
         self.came_up(host)
 
-    def make_query_plan(self, working_keyspace: str | None = None, query: object = None) -> Iterator[Host]:
-        hosts = super().make_query_plan(working_keyspace, query)
-        hosts = sorted(hosts, key=lambda host: (self.distance(host), host in self.cold))
+    def make_query_plan(self, keyspace: str | None = None, query: object = None) -> Iterator[Host]:
+        hosts = sorted(super().make_query_plan(keyspace, query), key=lambda h: (self.distance(h), h in self.cold))
         return iter([*hosts, *hosts])  # whoever was asked in vain may be asked again
 
 
@@ -225,7 +222,6 @@ class Session:
         self._prepared: dict[str, PreparedStatement] = {}
         self._bulks = asyncio.Semaphore(BULKS)
         self._warming: set[asyncio.Task[None]] = set()
-        self._generations: dict[Host, int] = {}  # of the members that are warm: it grows at each start
         self._closed = False
 
     async def open(self) -> None:
@@ -238,9 +234,10 @@ class Session:
         self._session.default_fetch_size = None
 
     async def warm(self, steps: Sequence[tuple[str, Sequence[object]]]) -> None:
-        """Ask own members some statements until they answer fast: now, and whenever one comes back, which is asked last
-        meanwhile. Their code is slow until it has run some hundred times, ten times as slow at first, and callers would
-        wait for it. Raises StorageError.
+        """Ask own members that were just started some statements, now and whenever one comes back, which is asked last
+        meanwhile. Their code is slow until it has run some hundred times, and callers would wait for it.
+
+        Raises: StorageError: the statements are not known to any member.
         """
         bound = [(await self._prepare(statement)).bind(key) for statement, key in steps]
         loop = asyncio.get_running_loop()
@@ -253,9 +250,8 @@ class Session:
                 task.add_done_callback(self._warming.discard)
 
         self._zone_first.came_up = lambda host: loop.call_soon_threadsafe(begin, host)
-        for host in self.cluster.metadata.all_hosts():
-            if host.is_up:
-                begin(host)
+        for host in (h for h in self.cluster.metadata.all_hosts() if h.is_up):
+            begin(host)
         await asyncio.gather(*self._warming)
 
     async def _warm(self, host: Host, statements: Sequence[Statement]) -> None:
@@ -268,17 +264,15 @@ class Session:
 
     async def _ask_until_warm(self, host: Host, statements: Sequence[Statement]) -> None:
         ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
-        warm, best_s, took_s = self._generations.get(host), math.inf, 0.0
-        while took_s <= WARM_IF * best_s:
-            best_s = took_s or best_s
+        rounds = 0
+        while rounds < WARM_ROUNDS:
             try:
-                ((self._generations[host],),) = await self.member(host, _GENERATION)
-                if self._generations[host] == warm:
-                    return  # it hung or was cut off, but is the process that it was
-                begun = time.monotonic()
-                for statement in [*statements] * WARM_ROUNDS:
+                ((started_s,),) = await self.member(host, _STARTED)
+                if time.time() - started_s > WARM_AGE_S:
+                    return  # it hung or was cut off, or only this node is new
+                for statement in statements:
                     await self._blocking(partial(ask, statement))
-                took_s = time.monotonic() - begun
+                rounds += 1
             except StorageError:
                 await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
 
