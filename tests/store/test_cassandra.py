@@ -18,6 +18,7 @@ from anwen.store import cassandra_session
 from anwen.store.base import Outcome
 from anwen.store.cassandra_schema import check_replication
 from anwen.store.cassandra_session import ATTEMPTS, HEDGES, HEDGES_AT_ONCE, Settings, _Hedge, _HedgePlan
+from anwen.store.cassandra_write import warm_up
 
 POINTS = {"contact_points": ["127.0.0.11:9042"]}
 NETWORK = "org.apache.cassandra.locator.NetworkTopologyStrategy"
@@ -79,7 +80,7 @@ async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(membe
             await node.close()
 
 
-async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_then_first(store, monkeypatch):
+async def test_a_member_that_came_up_is_asked_last_until_it_is_warm_and_then_first(store, monkeypatch):
     """Tells the session of it as the driver does; that members come and go in truth is `test_cassandra_faults.py`."""
     session = store._session
     plan = session._zone_first.make_query_plan
@@ -110,6 +111,26 @@ async def test_a_member_that_came_up_is_asked_last_until_it_answers_fast_and_the
     assert asked()[0] == "a"
     counts = await store.statistics()
     assert (counts.records, counts.postings) == (1, 0), "what it was asked left nothing"
+
+
+async def test_members_of_a_node_without_a_zone_are_warmed_each_under_a_key_of_its_own(members, monkeypatch):
+    monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
+    monkeypatch.setattr(cassandra_session, "WARM_S", 600.0)
+    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 3)
+    store = await connected(members, "")
+    keys = set()
+
+    def steps():
+        made = warm_up()
+        keys.update(key for _, (*_, key, _, _) in made[-1:])
+        return made
+
+    try:
+        await store._session.warm(steps)
+        assert len(keys) == 3
+        assert store._session._zone_first.cold == set()
+    finally:
+        await store.close()
 
 
 async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_takes_to_become_warm(

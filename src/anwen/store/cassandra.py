@@ -5,7 +5,6 @@ Also speaks to ScyllaDB. Tables, settings and their reasons: docs/store-cassandr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ class CassandraStore:
         return await read.statistics(self._session, await schema.size_bytes(self._session), settings)
 
     async def warm(self) -> None:
-        await self._session.warm(warm_up(os.urandom(16)))
+        await self._session.warm(warm_up)
 
     async def close(self) -> None:
         await self._session.close()

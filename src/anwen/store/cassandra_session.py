@@ -46,6 +46,7 @@ from anwen.errors import PolicyError, StorageError
 _T = TypeVar("_T")
 Row = tuple[Any, ...]
 Keys = Sequence[Sequence[object]]
+Steps = Sequence[tuple[str, Sequence[object]]]
 
 PROTOCOL = 4
 """Spoken by Cassandra 3 to 5 and by ScyllaDB; finding a later one out would cost a connection for each step down."""
@@ -233,19 +234,19 @@ class Session:
             raise _error(error) from error
         self._session.default_fetch_size = None
 
-    async def warm(self, steps: Sequence[tuple[str, Sequence[object]]]) -> None:
+    async def warm(self, steps: Callable[[], Steps]) -> None:
         """Ask own members that were just started some statements, now and whenever one comes back, which is asked last
         meanwhile. Their code is slow until it has run some hundred times, and callers would wait for it.
 
-        Raises: StorageError: the statements are not known to any member.
+        Args:
+            steps: for one member; conditional ones under a key of its own, or they get in each other's way.
         """
-        bound = [(await self._prepare(statement)).bind(key) for statement, key in steps]
         loop = asyncio.get_running_loop()
 
         def begin(host: Host) -> None:
             if not self._closed and self._zone_first.is_own(host) and host not in self._zone_first.cold:
                 self._zone_first.cold.add(host)
-                task = loop.create_task(self._warm(host, bound))
+                task = loop.create_task(self._warm(host, steps()))
                 self._warming.add(task)
                 task.add_done_callback(self._warming.discard)
 
@@ -254,24 +255,24 @@ class Session:
             begin(host)
         await asyncio.gather(*self._warming)
 
-    async def _warm(self, host: Host, statements: Sequence[Statement]) -> None:
+    async def _warm(self, host: Host, steps: Steps) -> None:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WARM_S):
-                    await self._ask_until_warm(host, statements)
+                    await self._ask_until_warm(host, steps)
         finally:
             self._zone_first.cold.discard(host)
 
-    async def _ask_until_warm(self, host: Host, statements: Sequence[Statement]) -> None:
+    async def _ask_until_warm(self, host: Host, steps: Steps) -> None:
         ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
         rounds = 0
         while rounds < WARM_ROUNDS:
             try:
                 ((started_s,),) = await self.member(host, _STARTED)
-                if time.time() - started_s > WARM_AGE_S:
+                if time.time() - (started_s or 0) > WARM_AGE_S:
                     return  # it hung or was cut off, or only this node is new
-                for statement in statements:
-                    await self._blocking(partial(ask, statement))
+                for statement, key in steps:
+                    await self._blocking(partial(ask, (await self._prepare(statement)).bind(key)))
                 rounds += 1
             except StorageError:
                 await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done

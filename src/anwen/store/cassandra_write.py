@@ -18,7 +18,7 @@ from anwen.errors import StorageError
 from anwen.store import cassandra_read as read
 from anwen.store.base import Outcome, Posting, PutResult, PutRow
 from anwen.store.cassandra_read import Label, Rows
-from anwen.store.cassandra_session import Session
+from anwen.store.cassandra_session import Session, Steps
 from anwen.store.placing import Plan, entries, first_labels, other_labels, plan
 
 ROUNDS = 8
@@ -411,7 +411,8 @@ async def delete(session: Session, epochs: Sequence[int], records: Sequence[tupl
         await session.run(_REMOVE.format(table), [(FOREVER, record, version) for record, version in records])
 
 
-def warm_up(key: bytes) -> list[tuple[str, Sequence[object]]]:
+def warm_up() -> Steps:
     """Return statements of each sort that a put and a read make, under a key that nobody has: they change nothing."""
+    key = os.urandom(16)
     reads = [(statement, ([key],)) for statement in (read.ROW, read.POSTING)]
     return [*reads, (_BURY, (1, key, key)), (_TAKE, (None, None, None, key, None, None))]
