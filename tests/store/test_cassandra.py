@@ -94,18 +94,18 @@ async def test_a_member_that_came_up_is_asked_last_until_it_is_warm_and_then_fir
     (own,) = [host for host in plan() if host.rack == "a"][:1]
     (other,) = [host for host in plan() if host.rack == "b"][:1]
     await asyncio.to_thread(session._zone_first.on_up, own)
-    await asyncio.gather(*session._warming)
+    await asyncio.gather(*session._zone_first.cold.values())
     assert asked()[0] == "a", "one that has run for long is warm: it hung or was cut off"
     monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
     monkeypatch.setattr(cassandra_session, "WARM_S", 60.0)
     monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", math.inf)
     for host in (own, own, other):  # the driver tells it of each of our two profiles
         await asyncio.to_thread(session._zone_first.on_up, host)
-    (warming,) = session._warming
+    (warming,) = session._zone_first.cold.values()
     assert asked()[2] == "a"
     assert await outcomes(store, row()) == [Outcome.STORED]
     assert asked()[2] == "a"
-    assert session._zone_first.cold == {own}, "others are their own zones' to warm"
+    assert set(session._zone_first.cold) == {own}, "others are their own zones' to warm"
     monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 0)
     await warming
     assert asked()[0] == "a"
@@ -128,14 +128,12 @@ async def test_members_of_a_node_without_a_zone_are_warmed_each_under_a_key_of_i
     try:
         await store._session.warm(steps)
         assert len(keys) == 3
-        assert store._session._zone_first.cold == set()
+        assert store._session._zone_first.cold == {}
     finally:
         await store.close()
 
 
-async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_takes_to_become_warm(
-    store, members, monkeypatch
-):
+async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_takes_to_become_warm(store, monkeypatch):
     monkeypatch.setattr(cassandra_session, "WARM_S", 0.5)
     monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
     session = store._session
@@ -143,9 +141,9 @@ async def test_a_member_that_cannot_be_asked_is_not_waited_for_longer_than_it_ta
     (own,) = [host for host in session._zone_first.make_query_plan() if host.rack == "a"][:1]
     monkeypatch.setattr(session._session, "execute", _refusing)
     await asyncio.to_thread(session._zone_first.on_up, own)
-    assert session._zone_first.cold == {own}
-    await asyncio.gather(*session._warming)
-    assert session._zone_first.cold == set()
+    assert set(session._zone_first.cold) == {own}
+    await asyncio.gather(*session._zone_first.cold.values())
+    assert session._zone_first.cold == {}
 
 
 def _refusing(*_, **__):

@@ -122,7 +122,7 @@ class _ZoneFirst(RoundRobinPolicy):  # type: ignore[misc]  # the driver has no t
     def __init__(self, zone: str) -> None:
         super().__init__()
         self._zone = zone
-        self.cold: set[Host] = set()
+        self.cold: dict[Host, asyncio.Task[None]] = {}  # with what warms each, and is there as long
         self.came_up: Callable[[Host], object] = lambda _: None  # called from the driver's thread
 
     def is_own(self, host: Host) -> bool:
@@ -222,7 +222,6 @@ class Session:
         )  # fmt: skip
         self._prepared: dict[str, PreparedStatement] = {}
         self._bulks = asyncio.Semaphore(BULKS)
-        self._warming: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def open(self) -> None:
@@ -241,27 +240,22 @@ class Session:
         Args:
             steps: for one member; conditional ones under a key of its own, or they get in each other's way.
         """
-        loop = asyncio.get_running_loop()
+        loop, cold = asyncio.get_running_loop(), self._zone_first.cold
 
         def begin(host: Host) -> None:
-            if not self._closed and self._zone_first.is_own(host) and host not in self._zone_first.cold:
-                self._zone_first.cold.add(host)
-                task = loop.create_task(self._warm(host, steps()))
-                self._warming.add(task)
-                task.add_done_callback(self._warming.discard)
+            if not self._closed and self._zone_first.is_own(host) and host not in cold:
+                cold[host] = loop.create_task(self._warm(host, steps()))
+                cold[host].add_done_callback(lambda _: cold.pop(host))
 
         self._zone_first.came_up = lambda host: loop.call_soon_threadsafe(begin, host)
         for host in (h for h in self.cluster.metadata.all_hosts() if h.is_up):
             begin(host)
-        await asyncio.gather(*self._warming)
+        await asyncio.gather(*cold.values())
 
     async def _warm(self, host: Host, steps: Steps) -> None:
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WARM_S):
-                    await self._ask_until_warm(host, steps)
-        finally:
-            self._zone_first.cold.discard(host)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WARM_S):
+                await self._ask_until_warm(host, steps)
 
     async def _ask_until_warm(self, host: Host, steps: Steps) -> None:
         ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
@@ -279,7 +273,7 @@ class Session:
 
     async def close(self) -> None:
         self._closed = True
-        for task in self._warming:
+        for task in self._zone_first.cold.values():
             task.cancel()
         await asyncio.to_thread(self.cluster.shutdown)
 
