@@ -49,6 +49,34 @@ async def test_three_nodes_make_one_keyspace_at_the_same_time(members):
             await node.close()
 
 
+def noted_refusals(monkeypatch):
+    """Return an event that a refusal sets; what is refused is asked again for 20 s, as a busy machine is slow."""
+    loop, refused, said = asyncio.get_running_loop(), asyncio.Event(), cassandra_session._error
+
+    def noted(error):
+        loop.call_soon_threadsafe(refused.set)
+        return said(error)
+
+    monkeypatch.setattr(cassandra_session, "_error", noted)
+    monkeypatch.setattr(cassandra_session, "AGAIN_S", (0.1,) * 200)
+    return refused
+
+
+async def test_a_table_is_made_where_a_member_does_not_know_the_keyspace_yet(members, monkeypatch):
+    """Three nodes that start at once: one has made the keyspace, another one's member has not heard of it."""
+    node = await connected(members, "a", keyspace="early")
+    try:
+        await node._session.define("DROP KEYSPACE early")
+        refused = noted_refusals(monkeypatch)
+        made = asyncio.create_task(schema.make_wrap_table(node._session, 7))
+        await refused.wait()
+        await schema.make(node._session)
+        await made
+        assert "wrap_7" in await schema.tables(node._session)
+    finally:
+        await node.close()
+
+
 @pytest.mark.parametrize("asked_before", [False, True])
 async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(members, monkeypatch, asked_before):
     """One node sees a table that another has just made, and asks a member that has not heard of it."""
@@ -63,14 +91,7 @@ async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(membe
         await maker._session.define("DROP TABLE IF EXISTS late.wrap_7")
         with pytest.raises(StorageError):
             await reader._session.run(select, key)
-        loop, refused, said = asyncio.get_running_loop(), asyncio.Event(), cassandra_session._error
-
-        def noted(error):
-            loop.call_soon_threadsafe(refused.set)
-            return said(error)
-
-        monkeypatch.setattr(cassandra_session, "_error", noted)
-        monkeypatch.setattr(cassandra_session, "AGAIN_S", (0.1,) * 200)  # a busy machine makes tables slowly
+        refused = noted_refusals(monkeypatch)
         asked = asyncio.create_task(reader._session.run(select, key))
         await refused.wait()
         await schema.make_wrap_table(maker._session, 7)

@@ -282,8 +282,12 @@ class Session:
         await self._blocking(self.cluster.refresh_nodes)
 
     async def define(self, statement: str) -> None:
-        """Change the schema; returns when the members that are up agree. Raises StorageError."""
-        await self._blocking(lambda: self._session.execute(statement, timeout=10 * REQUEST_S))
+        """Change the schema, in a way that may be repeated; returns when the members that are up agree.
+
+        Raises StorageError.
+        """
+        change = partial(self._session.execute, statement, timeout=10 * REQUEST_S)
+        await self._patiently(lambda: self._blocking(change))
 
     async def agree(self) -> None:
         """Return when the members that are up know of the same tables, or 4 s have passed: a hung one may never."""
@@ -343,7 +347,8 @@ class Session:
         return self._prepared[statement]
 
     async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call, and again where a member refused: one that answered knows a new table, the next perhaps not yet."""
+        """Call, and again where a member refused: one that answered knows a new table or keyspace, the next perhaps
+        not yet."""
         for pause in AGAIN_S:
             with contextlib.suppress(_RefusedError):
                 return await call()
