@@ -28,6 +28,9 @@ START_S, STOP_S, FETCH_S = 180.0, 20.0, 600.0
 JAVA = 17
 READY = b"Startup complete"
 _STEP_S = 0.05
+_SLACK_NS = 1_000_000
+"""Threads of a member that have nothing to do sleep for 10 µs at a time and look again, which on a machine of few
+processors takes more of them than statements do: with this they look once in a millisecond."""
 _HERE = Path(__file__).parent
 
 _EXPORTS = (
@@ -165,7 +168,7 @@ class Cluster:
         with (folder / "log").open("ab") as log:
             self._log_from[zone] = log.tell()
             self._members[zone] = subprocess.Popen(  # noqa: ASYNC220, S603 - returns at once; our own command
-                [*self._prefix(zone), *bound(*self._java(folder))],
+                [*self._prefix(zone), *bound(*self._java(folder), slack_ns=_SLACK_NS)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
             )  # fmt: skip
 
@@ -233,6 +236,7 @@ class Cluster:
             "cassandra.skip_wait_for_gossip_to_settle": 0,
             "cassandra.ring_delay_ms": 1000,
             "cassandra.shutdown_announce_in_ms": 0,
+            "cassandra.approximate_time_precision_ms": 20,  # else a thread wakes every 2 ms to look at the clock
             "cassandra.set_sep_thread_name": "false",  # a system call for each task
             "jdk.attach.allowAttachSelf": "true",
         }

@@ -347,8 +347,7 @@ class Session:
         return self._prepared[statement]
 
     async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call, and again where a member refused: one that answered knows a new table or keyspace, the next perhaps
-        not yet."""
+        """Call, and again where a member refused: one that answered knows a table or keyspace, the next may not yet."""
         for pause in AGAIN_S:
             with contextlib.suppress(_RefusedError):
                 return await call()
