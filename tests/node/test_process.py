@@ -19,10 +19,12 @@ from node_rig import POLICY, grant
 from test_node import version_2
 
 import vault_texts
-from anwen.errors import GrantError
+from anwen.errors import GrantError, StorageError
 from anwen.formats import policy_chain, wire
 from anwen.net import tls
 from anwen.net.connection import Pool
+from anwen.node import app
+from anwen.store.sqlite import SqliteStore
 
 
 def free_address():
@@ -70,6 +72,20 @@ def refused_start(path):
     assert (out, process.returncode) == ("", 1)
     assert "Traceback" not in err
     return err
+
+
+async def test_a_node_takes_nobody_before_its_store_is_warm(folder, monkeypatch):
+    path, _, info = folder
+    host, port = info.address.split(":")
+
+    async def warm(_store):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+        raise StorageError("not warm")
+
+    monkeypatch.setattr(SqliteStore, "warm", warm)
+    with pytest.raises(StorageError, match="not warm"):
+        await app._run(path)
 
 
 async def test_a_node_runs_and_stops(folder):

@@ -119,9 +119,11 @@ async def _sample(vault: AsyncVault, collection: str, count: int) -> Check:
     try:
         for after in (os.urandom(16).hex(), ""):  # ids are random, and so are those that follow a random one
             async for record in vault.scan(collection, page=count, after=after):
+                drawn[record.id] = record
                 if len(drawn) == count:
                     break
-                drawn[record.id] = record
+            if len(drawn) == count:
+                break
         found = await spot_check(vault, list(drawn.values()))
     except AnwenError as error:
         return _failed(what, error)
