@@ -632,3 +632,16 @@ async def test_errors_name_no_handle_and_no_bytes_of_a_value(ask):
     assert mark.decode() not in text
     assert mark.hex() not in text
     assert hashlib.sha256(mark).hexdigest() not in text
+
+
+async def test_a_sign_of_life_says_that_the_store_is_read_as_callers_read_it(node, ask, monkeypatch):
+    """A database member that comes back answers for itself before it reaches the others."""
+    body = wire.encode("state", os.urandom(wire.SALT_BYTES))
+    await ask("state", body)
+
+    async def cut_off(_labels):
+        raise StorageError("two of three members are out of reach")
+
+    monkeypatch.setattr(node._store, "find", cut_off)
+    with pytest.raises(StorageError, match="out of reach"):
+        await ask("state", body)
