@@ -19,6 +19,5 @@ def test_threads_wake_as_late_as_was_asked():
 
 def test_it_ends_with_whoever_started_it():
     starts = "import subprocess; from anwen.rehearse.bound import bound; subprocess.Popen(bound('sleep', '60'))"
-    subprocess.run(
-        [sys.executable, "-c", starts], capture_output=True, check=True, timeout=30
-    )  # until its pipe is shut
+    # returns when all who hold its pipe have ended
+    subprocess.run([sys.executable, "-c", starts], capture_output=True, check=True, timeout=30)
