@@ -17,7 +17,7 @@ from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, patroni, postgresql
 from anwen.rehearse.outage.faults import FAULTS
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
-from anwen.rehearse.outage.processors import Processors
+from anwen.rehearse.outage.processors import Processors, taken_s
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()", "rehearse", "outage"]
 APART = os.geteuid() == 0 and shutil.which("ip") is not None
@@ -72,6 +72,8 @@ def test_a_zone_killed_and_cut_off_loses_nothing_and_callers_see_no_error(rehear
         assert run["operations"] > 300
         assert set(run["lost"]) == {"all zones", "without a", "without b", "without c"}
         assert run["at"]["fault"] < run["at"]["restore"] < run["at"]["whole"] < run["at"]["end"]
+        assert all(0.1 < run["processor_ms"][part] < 200 for part in ("keeper", "node"))
+        assert run["processor_ms"]["database"] == 0  # one file, which the nodes read
     assert found["people"] > 300
     assert page.count("<svg") == len(found["runs"])
 
@@ -162,6 +164,15 @@ SPIN = "import time\nwhile time.process_time() < 0.5: pass\nprint(time.monotonic
 
 
 @pytest.mark.skipif(not APART, reason="needs root")
+def test_processor_time_is_that_of_the_process_asked_for_and_nothing_once_it_has_ended():
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert 0.28 <= taken_s(process.pid) < 3
+        process.communicate(b"\n")
+    assert taken_s(process.pid) == 0
+
+
 def test_a_zone_that_has_much_to_do_takes_no_more_of_a_processor_than_the_others():
     shared = Processors(["busy", "calm"])
     if not shared.prefix("busy"):

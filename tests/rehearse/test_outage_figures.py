@@ -155,11 +155,13 @@ def test_a_rehearsal_without_a_run_or_with_duplicates_has_failed():
 
 
 def test_the_page_draws_what_happened_and_escapes_what_was_said():
-    run = Run("kill", "a", 0, proof="<seen>", at=AT, figures=GOOD, speed=0.514, broken=["1 & 2"])
+    taken = {"keeper": 1.5, "node": 8.0, "database": 12.25}
+    run = Run("kill", "a", 0, proof="<seen>", at=AT, figures=GOOD, speed=0.514, processor_ms=taken, broken=["1 & 2"])
     run.operations = [*steady("read", 0, 12), op("read", 13, outcome="deadline"), *steady("read", 14, 30)]
     page = report.page(Outcome(Settings(), "here", [run], skipped={"slow": "no <link>"}))
     assert "speed %" in page
     assert ">51<" in page
+    assert ">1.5 + 8 + 12.25<" in page
     assert "&lt;seen&gt;" in page
     assert "1 &amp; 2" in page
     assert "no &lt;link&gt;" in page

@@ -67,6 +67,14 @@ class Processors:
         self._groups.clear()
 
 
+def taken_s(pid: int) -> float:
+    """Return the processor time that a process has taken; 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def _parent() -> Path | None:
     """Return the group in which groups can be made that share out processor time; version 1 or 2 of the interface."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

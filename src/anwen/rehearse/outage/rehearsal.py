@@ -24,6 +24,7 @@ from anwen.rehearse.outage.network import Network, network
 from anwen.rehearse.outage.processors import Processors
 from anwen.rehearse.outage.speed import Speed
 from anwen.rehearse.outage.zones import (
+    PARTS,
     ZONES,
     Machine,
     Zones,
@@ -87,6 +88,7 @@ class Run:
     lost: dict[str, list[str]] = field(default_factory=dict)  # by pass
     logs: list[str] = field(default_factory=list)
     speed: float = 0.0  # of the processors in the slowest second, as a share of their best
+    processor_ms: dict[str, float] = field(default_factory=dict)  # by part, of an operation before the fault
     broken: list[str] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list, repr=False)
 
@@ -271,8 +273,10 @@ class _Rehearsal:
         fault = FAULTS[run.fault]
         with tempfile.TemporaryDirectory(prefix="load-", dir=self.zones.folder.path) as folder:
             async with self._clients(Path(folder)) as logs:
-                run.at, run.proof = await self._harm(fault, run.zone, run.turn)
+                taken = await self._harm(fault, run)
             run.operations = sorted((o for p in logs for o in load.read_log(p)), key=lambda o: o.planned)
+            before = max(1, sum(o.ended < run.at.fault for o in run.operations))
+            run.processor_ms = {part: round(1000 * s / before, 1) for part, s in taken.items()}
         run.figures = figures.summarise(run.operations, run.at, self.known, self.settings.every_s)
         run.speed = self.speed.slowest(run.at.begin, run.at.end)
         mine = self._acknowledged(run.operations)
@@ -282,20 +286,21 @@ class _Rehearsal:
         run.logs = await check.logs(self.zones)
         run.broken = broken(run, self.settings.store, self.settings.every_s)
 
-    async def _harm(self, fault: Fault, zone: str, turn: int) -> tuple[Moments, str]:
-        """Let the load run before, during and after a fault; return when that was, and how the fault was proved."""
-        begin = time.monotonic()
+    async def _harm(self, fault: Fault, run: Run) -> dict[str, float]:
+        """Let the load run before, during and after a fault; return the processor time of each part before it."""
+        begin, first = time.monotonic(), self.zones.processor_s()
         await asyncio.sleep(self.settings.before_s + self.random.random())
-        at = time.monotonic()
-        proof = await fault.begin(self.zones, zone, turn)
+        at, last = time.monotonic(), self.zones.processor_s()
+        run.proof = await fault.begin(self.zones, run.zone, run.turn)
         if fault.lasts:
-            lasts = self.settings.seconds or fault.seconds[turn % len(fault.seconds)]
+            lasts = self.settings.seconds or fault.seconds[run.turn % len(fault.seconds)]
             await asyncio.sleep(max(0.0, at + lasts - time.monotonic()))
         restore = time.monotonic()
-        await self._return(fault, zone)
+        await self._return(fault, run.zone)
         whole = time.monotonic()
         await asyncio.sleep(self.settings.after_s)
-        return Moments(begin, at, restore, whole, time.monotonic()), proof
+        run.at = Moments(begin, at, restore, whole, time.monotonic())
+        return {part: last[part] - first[part] for part in PARTS}
 
     @contextlib.asynccontextmanager
     async def _clients(self, folder: Path) -> AsyncIterator[list[Path]]:

@@ -42,6 +42,7 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
             "p99 before": _ms(max(f.p99_before_s.values(), default=0.0)),
             "p99": _ms(max(f.p99_s.values(), default=0.0)),
             "speed %": round(100 * run.speed),
+            "processor ms": " + ".join(f"{ms:g}" for ms in run.processor_ms.values()),
             "back in s": round(run.at.whole - run.at.restore, 1),
             "broken": "; ".join(run.broken),
         }

@@ -25,7 +25,7 @@ from anwen.model import Policy
 from anwen.rehearse import preload
 from anwen.rehearse.outage.databases import Database
 from anwen.rehearse.outage.network import Network
-from anwen.rehearse.outage.processors import Processors
+from anwen.rehearse.outage.processors import Processors, taken_s
 from anwen.vault_folder import Shape, VaultFolder
 
 ZONES = ("a", "b", "c")
@@ -151,6 +151,10 @@ class Zones:
             if part in parts:
                 host, _, port = info.address.rpartition(":")
                 yield host, int(port)
+
+    def processor_s(self) -> dict[str, float]:
+        """Return the processor time that the running processes of each part have taken."""
+        return {part: sum(taken_s(pid) for zone in ZONES for pid in self.pids(zone, [part])) for part in PARTS}
 
     async def clock_offset(self, zone: str, expected_s: float = 0.0) -> float:
         """Return how many seconds the time that a keeper signs is ahead. Raises UnavailableError, GrantError.
