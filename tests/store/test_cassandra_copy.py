@@ -44,6 +44,18 @@ class TestCassandraCopy(CopyContract):
             await engines.connect("cassandra", settings, folder)
 
 
+@pytest.mark.parametrize("junk", [b"", b"?", bytes(200), b"\xff" * 200])
+async def test_a_junk_cell_costs_its_own_record_alone_and_is_copied_beside_the_others(fresh, tmp_path, junk):
+    store = await engines.connect("cassandra", fresh(), tmp_path)
+    good, bad = row(postings=[exact(*labels(2))]), row(postings=[exact(*labels(2))])
+    await put(store, good, bad)
+    await store._session.run("UPDATE {ks}.row SET body = ? WHERE record = ? AND version = 1", [(junk, bad.record)])
+    found = await store.get(EPOCH, [bad.record, good.record], ())
+    assert [(r.record, r.sealed) for r in found if r.sealed] == [(good.record, good.sealed)]
+    assert len((await dumped(CassandraCopy(store._session, tmp_path)))["row"]) == 2
+    await store.close()
+
+
 async def test_a_record_on_two_pages_is_one(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(cassandra_session, "PAGE", 2)
     settings = fresh()

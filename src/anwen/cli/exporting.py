@@ -82,16 +82,14 @@ def _write(vault: Vault, name: str, classes: Sequence[str], writer: RowWriter, l
     counts: Counter[str] = Counter({"written": 0})
     found = itertools.islice(vault.scan(name, classes, page=PAGE), limit)
     while page := list(itertools.islice(found, PAGE)):
-        complete = [r for r in page if len(r.cells) == len(classes)]
-        counts["not_found"] += len(page) - len(complete)  # a class without wrap in this epoch
         try:
-            opened = vault.open_each(complete, classes)
+            opened = vault.open_each(page, classes)
         except BudgetError as error:
             done = counts["written"]
             fits = f"{done:,} records fitted (--limit)" if done else f"fewer than {PAGE} fit now"
             said = f"{error}; {fits}; the partial file is removed"
             raise BudgetError(said, retry_after_s=error.retry_after_s) from None
-        for record, values in zip(complete, opened, strict=True):
+        for record, values in zip(page, opened, strict=True):
             if isinstance(values, AnwenError):
                 counts[values.code] += 1
             else:

@@ -12,9 +12,6 @@ from anwen.formats import wire
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.model import Collection, Policy
 
-MOST_SECONDS = 2**40
-"""Dates of rows are below it: keepers refuse a request, and with it all its other rows, that names a later one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -40,7 +37,7 @@ def records_of(policy: Policy, message: wire.Message) -> dict[bytes, Record]:
     sealed, wraps = message.blobs["sealed"], message.blobs["wraps"]
     if not len(sealed) == len(wraps) == wire.rows_in(rows):
         raise ProofError("node: rows and blobs differ in number")
-    if not rows["version"].all() or (np.maximum(rows["collected_s"], rows["expires_s"]) >= MOST_SECONDS).any():
+    if not rows["version"].all() or (np.maximum(rows["collected_s"], rows["expires_s"]) >= wire.MOST_SECONDS).any():
         raise ProofError("node: a row of version 0, or with a date that no row has")
     for i in range(wire.rows_in(rows)):
         collection = policy.collection_by_id.get(int(rows["collection"][i]))

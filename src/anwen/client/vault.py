@@ -302,21 +302,20 @@ class AsyncVault:
     @bounded
     async def open_each(self, records: Sequence[Record], classes: Sequence[str]) -> list[Values | AnwenError]:
         """Return for each record its values, or why it does not open. Raises BudgetError, GrantError, QuorumError."""
-        cells: list[Cell] = []
-        counts: list[int] = []
-        for record in records:
-            ids = self._class_ids(self._collection(record.collection), classes)
-            missing = [i for i in ids if i not in record.cells]
-            if missing:
-                raise NotFoundError(f"record {record.id}: was read without class {', '.join(map(str, missing))}")
-            cells += [record.cells[i] for i in ids]
-            counts.append(len(ids))
-        opened = iter(await self._opens.submit(cells))
-        taken = iter(cells)
+        wanted = [self._cells(r, classes) for r in records]
+        opened = iter(await self._opens.submit([c for cells in wanted if isinstance(cells, list) for c in cells]))
         return [
-            self._merge(r, [(next(taken).class_id, next(opened)) for _ in range(n)])
-            for r, n in zip(records, counts, strict=True)
+            self._merge(r, [(c.class_id, next(opened)) for c in cells]) if isinstance(cells, list) else cells
+            for r, cells in zip(records, wanted, strict=True)
         ]
+
+    def _cells(self, record: Record, classes: Sequence[str]) -> list[Cell] | NotFoundError:
+        ids = self._class_ids(self._collection(record.collection), classes)
+        if missing := [i for i in ids if i not in record.cells]:
+            return NotFoundError(
+                f"record {record.id}: read without class {', '.join(map(str, missing))}, or it is broken"
+            )
+        return [record.cells[i] for i in ids]
 
     def _merge(self, record: Record, parts: Sequence[tuple[int, Values | AnwenError]]) -> Values | AnwenError:
         """Return the values of opened classes, after a look at whether they hold what the record was found by."""

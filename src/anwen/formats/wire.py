@@ -102,6 +102,9 @@ POSTINGS = (
 LABELS = (Column("label", 16),)
 
 
+MOST_SECONDS = 2**40
+"""Dates of rows are below it: keepers refuse a request, and with it all its other rows, that names a later one."""
+
 NOWHERE = 0xFFFFFFFF
 """Slot of a posting that took none."""
 

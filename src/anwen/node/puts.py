@@ -20,8 +20,6 @@ MAX_ROWS = 16_384
 MAX_LABELS = 64
 """Candidate labels of one posting."""
 
-_MAX_SECONDS = 2**40
-
 
 def rows_of(policy: Policy, message: wire.Message) -> list[PutRow]:
     """Return the rows of a `node_put`.
@@ -57,7 +55,7 @@ def rows_of(policy: Policy, message: wire.Message) -> list[PutRow]:
             good.add(form)
         if row_tag(class_ids, commitments[at]) != tag:
             raise MalformedError(f"row {i}: its tag names other cells")
-        if max(collected_s, expires_s) >= _MAX_SECONDS:
+        if max(collected_s, expires_s) >= wire.MOST_SECONDS:
             raise MalformedError(f"row {i}: dates are seconds below 2^40")
         sealed = join_cells(class_ids, envelopes[at])
         wrapped = join_wraps(base, class_ids, range(at.start, at.stop), wraps[at])

@@ -160,7 +160,8 @@ class Node:
         message = wire.decode(body, "node_find")
         if not caller.purpose.search and not caller.purpose.write:  # writers look for free slots
             raise _refused("the purpose neither searches nor writes")
-        hits = await self._store.find(_ids(message.tables["labels"]["label"]))
+        found = await self._store.find(_ids(message.tables["labels"]["label"]))
+        hits = [h for h in found if len(h.record) == len(h.mac) == 16]  # others are junk
         records = list(dict.fromkeys(h.record for h in hits if any(h.record)))
         rows: list[StoredRow] = []
         if records and caller.purpose.search:
@@ -178,7 +179,8 @@ class Node:
         rows: list[StoredRow] = []
         while limit > 0:
             ids = await self._store.list_subjects(collection, subjects, after, limit)
-            found = await self._store.get(await self._current_epoch(), ids, ())
+            got = await self._store.get(await self._current_epoch(), ids, ())
+            found = [r for r in got if r.collection == collection and (not subjects or r.subject in subjects)]
             rows += found
             if len(ids) < limit:
                 break

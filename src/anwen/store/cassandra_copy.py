@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from anwen.errors import ConflictError
+from anwen.errors import ConflictError, MalformedError
 from anwen.formats.envelope import split_cells
 from anwen.store import cassandra_read as read
 from anwen.store import cassandra_schema as schema
@@ -233,7 +233,9 @@ def _lacks_entry(record: bytes, versions: Sequence[Version], labels: Mapping[byt
     """Return whether a record has no entry under a label that one of its current classes names."""
     current: dict[int, set[bytes]] = {}
     for version in versions:
-        named: dict[int, set[bytes]] = {c: set() for c in split_cells(version.row.sealed)}
+        named: dict[int, set[bytes]] = {}
+        with contextlib.suppress(MalformedError):  # junk holds no class; it is copied like any other row
+            named = {c: set() for c in split_cells(version.row.sealed)}
         for class_id, label in entries(version.labels):
             named.setdefault(class_id, set()).add(label)
         current |= named

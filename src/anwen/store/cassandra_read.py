@@ -91,6 +91,8 @@ def body(row: PutRow | StoredRow, labels: bytes, unique: Iterable[bytes]) -> byt
 
 
 def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Version:
+    if len(cell) < _HEAD.size or max(_HEAD.unpack_from(cell)[2:5]) >= 2**63:  # junk, of which nothing is current
+        cell = bytes(_HEAD.size) + b"?"
     tag, subject, collection, collected_s, expires_s, size, marks = _HEAD.unpack_from(cell)
     at = _HEAD.size + size
     marked = cell[at : at + marks]
