@@ -26,6 +26,10 @@ PIN_BYTES = 32
 _YEARS = 10
 _READ_BYTES = 2**18
 
+_PIECE_BYTES, _RECORD_COST, _WORTH, _MOST_WASTE = 2**13, 128, 8, 20 * 2**10
+"""What bounds the work for records that carry nothing, as key updates: each counts as so many bytes more, each byte of
+plaintext pays for eight, and a connection ends when more than this is owed. One record in the making owes less."""
+
 
 def make_certificate(name: str, address: str = "127.0.0.1") -> tuple[bytes, bytes]:
     """Return a fresh P-256 key and its self-signed certificate, both PEM, for localhost and an address, for ten years.
@@ -111,9 +115,32 @@ class Channel:
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side)
         self.ready = False  # the handshake is complete
         self.ended = False  # the other end said that nothing more will come
+        self._owed = self._to_header = 0
+        self._header = b""  # the first bytes of a record's, of which more will come
 
     def receive(self, data: bytes) -> bytes:
-        """Return the plaintext that came with `data`. Raises ssl.SSLError: send what is `outgoing`, then close."""
+        """Return the plaintext that came with `data`. Raises ssl.SSLError: send what is `outgoing`, then close.
+
+        Also for records that carry next to nothing: what anybody may send must not keep the process busy.
+        """
+        if len(data) > _PIECE_BYTES:
+            return b"".join([self.receive(data[at : at + _PIECE_BYTES]) for at in range(0, len(data), _PIECE_BYTES)])
+        plain = self._receive(data)
+        owed = self._owed + len(data) + _RECORD_COST * self._headers(data) - _WORTH * len(plain)
+        self._owed = max(0, owed)
+        if self._owed > _MOST_WASTE:
+            raise ssl.SSLError("records that carry nothing")
+        return plain
+
+    def _headers(self, data: bytes) -> int:
+        """Return how many records begin in `data`: their five bytes of header come in clear."""
+        data, at, count = self._header + data, self._to_header, 0
+        while at + 5 <= len(data):
+            at, count = at + 5 + int.from_bytes(data[at + 3 : at + 5]), count + 1
+        self._to_header, self._header = max(0, at - len(data)), data[at:]
+        return count
+
+    def _receive(self, data: bytes) -> bytes:
         self._in.write(data)
         if not self.ready:
             try:
