@@ -74,7 +74,7 @@ def side_data(data):
 
 def _frames(data):
     """The frames of a day file as (write, entry, side)."""
-    found, at = [], 0
+    found, at = [], logs._SEED.size
     while at < len(data):
         _, entry, extra, write, _ = logs._HEAD.unpack_from(data, at)
         at += logs._HEAD.size
@@ -100,7 +100,8 @@ def with_frame(data, at, entry=None, extra=None):
     frames = _frames(data)
     write, *kept = frames[at]
     frames[at] = (write, kept[0] if entry is None else entry, kept[1] if extra is None else extra)
-    return b"".join(logs._frame(*frame) for frame in frames)
+    seed = data[: logs._SEED.size]
+    return seed + b"".join(logs._frame(seed, *frame) for frame in frames)
 
 
 def log_recovery(data):

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import json
 import shutil
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,47 @@ async def test_blocks_of_the_last_write_that_never_reached_the_disk_are_cut_off(
     last_file(tmp_path).write_bytes(data)
     log = opened(tmp_path)
     assert log.size == 4
+    await log.close()
+
+
+async def test_a_frame_that_a_caller_made_does_not_pass_for_a_later_write(tmp_path):
+    """Else a torn write that held it would look like damage, and no keeper that was sent it would start again."""
+    log = await filled(tmp_path, 3)
+    head = struct.pack(">4sIIQI", b"ANWE", 0, 0, 2**62, 0)
+    made = head[:-4] + zlib.crc32(head).to_bytes(4)
+    await log.commit(log.append(DAY, entry(3), made * 20))
+    end = next(log.frames(3)).offset
+    await log.close()
+    whole = last_file(tmp_path).read_bytes()
+    assert whole.count(made) == 20
+    last_file(tmp_path).write_bytes(whole[:-30])
+    log = opened(tmp_path)
+    assert (log.size, last_file(tmp_path).stat().st_size) == (3, end)
+    await log.close()
+
+
+@pytest.mark.parametrize("at", range(12))
+async def test_a_damaged_seed_is_damage_and_no_torn_write_of_a_whole_day(tmp_path, at):
+    await (await filled(tmp_path, 3)).close()
+    data = bytearray(last_file(tmp_path).read_bytes())
+    data[at] ^= 1
+    last_file(tmp_path).write_bytes(data)
+    with pytest.raises(StorageError, match="at byte 0"):
+        opened(tmp_path)
+    assert last_file(tmp_path).read_bytes() == data
+
+
+@pytest.mark.parametrize("left", [0, 1, 11, 12])
+async def test_a_file_that_was_begun_and_has_no_frame_is_removed(tmp_path, left):
+    await (await filled(tmp_path, 3)).close()
+    await (await filled(tmp_path, 2, "2024-05-07")).close()
+    begun = last_file(tmp_path)
+    begun.write_bytes(begun.read_bytes()[:left])
+    log = opened(tmp_path)
+    assert log.size == 3
+    assert not begun.exists()
+    await log.commit(log.append("2024-05-07", entry(3), b""))
+    assert indexes(log) == [(i, i) for i in range(4)]
     await log.close()
 
 
@@ -222,9 +265,9 @@ async def test_lasting_entries_are_found_again_from_any_age(tmp_path):
 
 async def test_waiting_requests_share_one_fsync(tmp_path):
     disk = CutDisk()
-    log = await filled(tmp_path, 0, disk=disk)
+    log = await filled(tmp_path, 1, disk=disk)
     disk.names.clear()
-    await asyncio.gather(*(log.commit(log.append(DAY, entry(i), b"")) for i in range(50)))
+    await asyncio.gather(*(log.commit(log.append(DAY, entry(i), b"")) for i in range(1, 51)))
     assert disk.names.count("sync") == 1
     await log.close()
 

@@ -1,10 +1,11 @@
 """A keeper's log: append-only day files, one group-committed fsync before anything is answered.
 
-``log/<first index>-<YYYY-MM-DD>.log`` holds frames ``"ANWE" | entry u4 | side u4 | write u8 | crc u4 | entry | side``.
-`write` is the offset at which the write began that the frame was part of: each write is synced before the next one
-begins, so a bad frame is the torn end of the last write, never answered and cut off, or else damage, and the keeper
-does not start. `log/lasting` lists the entries that hold for good (denials, ceremonies, policies), 8 bytes each; every
-entry says how many of them there are (docs/spec/keeper_log.md).
+``log/<first index>-<YYYY-MM-DD>.log`` holds a seed of 8 random bytes and its own CRC, then frames
+``"ANWE" | entry u4 | side u4 | write u8 | crc u4 | entry | side``. Their checksums begin with the seed: callers choose
+bytes of side data, and who does not know it makes no frame of them. `write` is where the write began that the frame was
+part of: each write is synced before the next one begins, so a bad frame is the torn end of the last write, never
+answered and cut off, or else damage, and the keeper does not start. `log/lasting` lists the entries that hold for good
+(denials, ceremonies, policies), 8 bytes each; every entry says how many of them there are (docs/spec/keeper_log.md).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from anwen.keeper.leaves import Leaves
 _log = logging.getLogger("anwen.keeper")
 _MAGIC = b"ANWE"
 _HEAD = struct.Struct(">4sIIQI")
+_SEED = struct.Struct(">8sI")
 _MAX_PART_BYTES = 2**26
 _SETTLE_LEAVES = 1024
 _SHORT_S = 0.001
@@ -71,8 +73,13 @@ class _BadFrameError(Exception):
         self.index, self.offset = index, offset
 
 
-def _frame(write: int, entry: bytes, side: bytes) -> bytes:
-    crc = zlib.crc32(side, zlib.crc32(entry, zlib.crc32(_HEAD.pack(_MAGIC, len(entry), len(side), write, 0))))
+def _seed(random: bytes) -> bytes:
+    return _SEED.pack(random, zlib.crc32(random))
+
+
+def _frame(seed: bytes, write: int, entry: bytes, side: bytes) -> bytes:
+    crc = zlib.crc32(seed + _HEAD.pack(_MAGIC, len(entry), len(side), write, 0))
+    crc = zlib.crc32(side, zlib.crc32(entry, crc))
     return _HEAD.pack(_MAGIC, len(entry), len(side), write, crc) + entry + side
 
 
@@ -82,7 +89,10 @@ def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[F
     with _reading(path) as file:
         if offset and offset >= os.fstat(file.fileno()).st_size:  # as a damaged file of leaves may say
             raise _BadFrameError(number, offset)
-        file.seek(offset)
+        seed = file.read(_SEED.size)
+        offset = file.seek(max(offset, _SEED.size))
+        if os.fstat(file.fileno()).st_size > offset and seed != _seed(seed[:8]):
+            raise StorageError(f"log: {path.name} is damaged at byte 0")  # it was synced before the first frame came
         while head := file.read(_HEAD.size):
             try:
                 magic, entry_bytes, side_bytes, write, _ = _HEAD.unpack(head)
@@ -91,7 +101,7 @@ def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[F
             if magic != _MAGIC or max(entry_bytes, side_bytes) > _MAX_PART_BYTES:
                 raise _BadFrameError(number, offset)
             entry, side = file.read(entry_bytes), file.read(side_bytes)
-            if head + entry + side != _frame(write, entry, side):
+            if head + entry + side != _frame(seed, write, entry, side):
                 raise _BadFrameError(number, offset)
             yield Frame(number, day, offset, write, entry, side)
             offset += len(head) + entry_bytes + side_bytes
@@ -133,7 +143,7 @@ class Log:
         self.next = 0  # index of the next entry
         self.lasting: list[int] = []
         self._files = sorted(folder.glob("[0-9]*-*.log"))
-        self._fd, self._end = -1, 0
+        self._fd, self._end, self._seed = -1, 0, b""
         self._write_s = _SHORT_S  # how long the last write took
         self._pending: list[_Waiting] = []
         self._waiters: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
@@ -243,12 +253,14 @@ class Log:
         if not self._files:
             return
         last = self._files[-1]
-        if last.stat().st_size == 0:  # its first write was torn off, or never came
+        if last.stat().st_size <= _SEED.size:  # its first write was torn off, or never came
             last.unlink()
             self._files.pop()
             return
         self._fd = os.open(last, os.O_WRONLY | os.O_APPEND)
         self._end = last.stat().st_size
+        with _reading(last) as file:
+            self._seed = file.read(_SEED.size)
         self._disk.sync(self._fd)  # frames that a crash left unsynced are part of the log now
 
     # --- appending -------------------------------------------------------------------------------------------------
@@ -318,7 +330,7 @@ class Log:
             start = end = self._end
             while at < len(batch) and batch[at].day == day:
                 waiting = batch[at]
-                frames.append(_frame(start, waiting.entry, waiting.side))
+                frames.append(_frame(self._seed, start, waiting.entry, waiting.side))
                 leaves.append((merkle.leaf_hash(waiting.entry), end))
                 lasting += (index + at).to_bytes(8) if waiting.lasting else b""
                 end += len(frames[-1])
@@ -342,8 +354,10 @@ class Log:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, PRIVATE)
-        self._disk.sync_folder(self.folder)  # a crash after: an empty file, removed on start
-        self._end = 0
+        self._seed, self._end = _seed(os.urandom(8)), _SEED.size
+        self._disk.write(self._fd, self._seed)
+        self._disk.sync(self._fd)
+        self._disk.sync_folder(self.folder)  # a crash until the first frame: a file without any, removed on start
         self._files = [*self._files, path]
 
     # --- reading ---------------------------------------------------------------------------------------------------
