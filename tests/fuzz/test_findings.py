@@ -268,12 +268,22 @@ def reopened(files):
     return Keeper.open(scratch() / "recovered", clock=lambda: _CLOCK, peers={}, disk=QuickDisk())
 
 
-@pytest.mark.parametrize("changes", [{"op": []}, {"iss": 0.5}, {"t": 10**400}, {"exp": {}}], ids=str)
-def test_an_entry_with_other_types_is_damage(changes):
+@pytest.mark.parametrize(
+    ("op", "changes"),
+    [
+        ("put", {"op": []}),
+        ("put", {"iss": 0.5}),
+        ("put", {"t": 10**400}),
+        ("put", {"exp": {}}),
+        ("policy", {"policy": None}),
+    ],
+    ids=str,
+)
+def test_an_entry_with_other_types_is_damage(op, changes):
     files = dict(_files())
-    name = max(n for n in files if n.endswith(".log"))
-    entries = [json.loads(entry) for _, entry, _ in _frames(files[name][0])]
-    at = next(i for i, entry in enumerate(entries) if entry["op"] == "put")
+    logs = {n: [json.loads(e) for _, e, _ in _frames(files[n][0])] for n in files if n.endswith(".log")}
+    name, entries = max((n, entries) for n, entries in logs.items() if op in [e["op"] for e in entries])
+    at = next(i for i, entry in enumerate(entries) if entry["op"] == op)
     files[name] = (with_frame(files[name][0], at, json.dumps(entries[at] | changes).encode()), 0o600)
     with pytest.raises(StorageError):
         reopened(files)

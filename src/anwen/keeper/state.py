@@ -105,7 +105,7 @@ class State:
             self.opened[entry["series"], entry["number"]] = bytes.fromhex(entry["transcript"])
             self._numbers[entry["series"]] = max(entry["number"], self.number(entry["series"]))
         elif op == "policy":
-            self.policy_version = entry["policy"]
+            self.policy_version = max(self.policy_version, entry["policy"])
 
     def _spend(self, key: bytes, end_s: int) -> None:
         """Keep a used grant until it expires; the nonce holds `exp`, so that is long enough."""
