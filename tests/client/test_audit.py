@@ -84,6 +84,21 @@ def test_a_keeper_that_moves_a_request_in_time_or_adds_classes_is_seen(rig, open
     assert "different classes" in next(s for s in found if s.operation == "put").doubt
 
 
+def test_a_jti_that_is_used_again_once_its_grant_has_expired_is_another_request(rig, opened):
+    """Else a thief's five openings of one person were one line, at the middle one's time."""
+
+    def again(scalars, tables, blobs):
+        entries = [json.loads(e) for e in blobs["entries"]]
+        later = [{**e, "exp": e["exp"] + 200, "t": e["t"] + 200_000} for e in entries if e["op"] == "open"]
+        blobs["entries"] += [json.dumps(e).encode() for e in later]
+
+    honest = openings(seen(rig, opened, {})[0])
+    found = openings(seen(rig, opened, {(f"keeper/{k}", "audit"): edited("entries", again) for k in "abc"})[0])
+    assert [(s.time_ms - honest[0].time_ms, s.keepers, s.doubt) for s in found] == [
+        (0, honest[0].keepers, ""), (200_000, honest[0].keepers, ""),
+    ]  # fmt: skip
+
+
 JUNK = {
     "no JSON": b"{",
     "deep": b"[" * 10**5,
@@ -92,6 +107,9 @@ JUNK = {
     "no jti": lambda e: {k: v for k, v in e.items() if k != "jti"},
     "no classes": lambda e: {k: v for k, v in e.items() if k != "classes"},
     "jti of a list": lambda e: {**e, "jti": []},
+    "no exp": lambda e: {k: v for k, v in e.items() if k != "exp"},
+    "exp of text": lambda e: {**e, "exp": "later"},
+    "exp too late": lambda e: {**e, "exp": 10**18},
     "time of text": lambda e: {**e, "t": "now"},
     "time too late": lambda e: {**e, "t": 10**18},
     "time true": lambda e: {**e, "t": True},

@@ -86,9 +86,9 @@ class _Told(NamedTuple):
 async def who_has_seen(session: Session, purpose: str, subject: str, since_s: int = 0) -> list[Seen]:
     """Return every request about a person since a time, oldest first, from all keepers that answer.
 
-    The same request lies in several logs: its `jti` joins them. What keepers say of it differently is shown apart, and
-    what fewer than t say is marked: a keeper may name somebody who asked nothing. One whose answer does not parse is
-    left out and reported.
+    The same request lies in several logs: `jti` and `exp` of its grant join them. What keepers say of it differently is
+    shown apart, and what fewer than t say is marked: a keeper may name somebody who asked nothing. One whose answer does
+    not parse is left out and reported.
 
     Raises: QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in none of these logs.
     """
@@ -162,17 +162,21 @@ def members(keeper: str, raw: bytes) -> dict[str, Any]:
 
 
 def _read(policy: Policy, keeper: str, raw: bytes) -> tuple[str, _Who, _Told]:
-    """Return an entry's `jti`, what is the same at all keepers, and what this one says."""
+    """Return which request an entry is about, what is the same at all keepers, and what this one says.
+
+    A keeper takes a `jti` once as long as its grant is good, so both of them name a request, and neither alone does.
+    """
     entry = members(keeper, raw)
-    time_ms, classes, jti = (entry.get(name) for name in ("t", "classes", "jti"))
+    time_ms, classes, jti, expires_s = (entry.get(name) for name in ("t", "classes", "jti", "exp"))
     names = [entry.get(name) for name in ("iss", "purpose", "op")]
     texts = [*names, jti]
     good = all(isinstance(n, str) and len(n) <= _NAME_CHARACTERS and n.isascii() for n in texts)
     if not (good and all(str(n).isidentifier() for n in names)):  # no escape sequence reaches a terminal
         raise ProofError(f"keeper {keeper}: an entry without the names that it must have")
-    if type(time_ms) is not int or not 0 <= time_ms <= _LAST_MS or not isinstance(classes, dict):
-        raise ProofError(f"keeper {keeper}: an entry without time or classes")
-    return str(jti), _Who(*map(str, names)), _Told(keeper, time_ms, class_names(policy, keeper, classes))
+    times_ms = [time_ms, 1000 * expires_s] if type(time_ms) is type(expires_s) is int else [-1]
+    if not 0 <= min(times_ms) <= max(times_ms) <= _LAST_MS or not isinstance(classes, dict):
+        raise ProofError(f"keeper {keeper}: an entry without times or classes")
+    return f"{jti} {expires_s}", _Who(*map(str, names)), _Told(keeper, time_ms, class_names(policy, keeper, classes))
 
 
 def class_names(policy: Policy, keeper: str, classes: Mapping[str, Any]) -> tuple[str, ...]:
