@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,22 @@ async def test_receipts_name_what_was_asked_and_cover_the_rows(rig):
         assert entry["root"] == header.root.hex()
         assert entry["classes"] == {f"{PERSON}.{NAME_CLASS}": 2, f"{PERSON}.{NAME_MASK}": 2}
         assert (entry["subjects"], entry["rows"], entry["tokens"]) == (2, 2, 2)
+
+
+async def test_a_receipt_names_the_epoch_whose_keys_answered_though_the_next_opens_meanwhile(rig, monkeypatch):
+    """Else an honest keeper would sign that it answered wrongly."""
+    keeper = rig.keepers["a"]
+    commit = keeper.log.commit
+
+    async def opens_the_next(index):
+        await commit(index)
+        monkeypatch.setitem(keeper._state._numbers, "record", 2)
+        monkeypatch.setitem(keeper._state._numbers, "index", 2)
+
+    monkeypatch.setattr(keeper.log, "commit", opens_the_next)
+    got = (await rig.ask("put", People(2).put(), ["a"]))["a"]
+    header = answer.verify_receipt(got.receipt, rig.policy.keepers["a"].identity)
+    assert (header.epoch, header.generation, keeper.number("record")) == (1, 1, 2)
 
 
 async def test_verify_gives_only_hashes(rig):
@@ -150,7 +167,7 @@ async def test_siblings_of_one_request_have_one_nonce_base_and_rows_follow(rig):
 async def limited(tmp_path, **limits):
     """Each keeper of three enforces half of what is promised."""
     full = {c: Budget(10**6, 10**6) for c in Counter} | {Counter(n): Budget(2 * v, 2 * v) for n, v in limits.items()}
-    rig = await Rig(tmp_path, limits=full).start(ceremonies=("record", "index"))
+    rig = await Rig(tmp_path, limits=full).start()
     people = [People(1, classes=(NAME_CLASS, NAME_MASK)) for _ in range(5)]
     bases = [bytes(20)] * 5
     return rig, people, bases
@@ -201,6 +218,19 @@ async def test_other_counters(tmp_path, counter, op):
         with pytest.raises(BudgetError):
             await rig.ask(op, getattr(People(1), op)(), ["a"])
         await rig.restart("a")
+    await rig.close()
+
+
+async def test_token_keys_are_charged_as_searches_since_each_request_is_logged(tmp_path):
+    """Uncharged, one login filled every keeper's disk."""
+    rig, _, _ = await limited(tmp_path, search=3)
+    fields = {"collection": np.array([PERSON]), "field": np.array([PHONE])}
+    for _ in range(3):
+        await rig.ask("prehash", wire.encode("prehash", os.urandom(16), {}, {"fields": fields}), ["a"])
+    size = rig.keepers["a"].log.next
+    with pytest.raises(BudgetError):
+        await rig.ask("prehash", wire.encode("prehash", os.urandom(16), {}, {"fields": fields}), ["a"])
+    assert rig.keepers["a"].log.next == size + 1  # a refusal, of which there are few a second
     await rig.close()
 
 

@@ -86,8 +86,8 @@ class _Told(NamedTuple):
 async def who_has_seen(session: Session, purpose: str, subject: str, since_s: int = 0) -> list[Seen]:
     """Return every request about a person since a time, oldest first, from all keepers that answer.
 
-    The same request lies in several logs: `jti` and `exp` of its grant join them. What keepers say of it differently is
-    shown apart, and what fewer than t say is marked: a keeper may name somebody who asked nothing. One whose answer does
+    The same request lies in several logs: `jti` and `exp` of its grant join them. What keepers say of it differently
+    is shown apart, what fewer than t say is marked: a keeper may name somebody who asked nothing. One whose answer does
     not parse is left out and reported.
 
     Raises: QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in none of these logs.

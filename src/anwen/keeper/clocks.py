@@ -1,8 +1,8 @@
 """What time it is for a keeper: its wall clock, which can be set, its peers' clocks, and the time since boot.
 
 A peer's clock is kept as its distance from our time since boot, so that a wall clock which is set is noticed with the
-next request, before peers are asked again. Budgets' windows move with the time since boot alone: setting all clocks of
-a vault ahead at once frees no budget.
+next request, before peers are asked again. While a keeper runs, budgets' windows move with the time since boot alone:
+setting all clocks of a vault ahead at once frees no budget, unless keepers are then started again.
 """
 
 from __future__ import annotations

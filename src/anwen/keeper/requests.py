@@ -310,13 +310,14 @@ def index(ask: Ask) -> Work:
 
 
 def prehash(ask: Ask) -> Work:
-    """Give token keys of fields; not charged, since they are the same for ever, and logged."""
+    """Give token keys of fields, each charged as a search: they are the same for ever, but each request is logged."""
     _rows(ask, "fields", MAX_TOKENS)
     table = ask.table("fields")
     pairs = _count_pairs(table["collection"], table["field"])
     purposes.check_prehash(ask.policy, ask.grant.issuer, ask.grant.purpose, pairs)
     inputs = prf_input.prehash_inputs(table["collection"], table["field"])
-    return Work(inputs=(("prehash", inputs),), about={"fields": _classes(pairs)})
+    charges: Charges = {Counter.SEARCH: _sum_by_collection(pairs)}
+    return Work(charges=charges, inputs=(("prehash", inputs),), about={"fields": _classes(pairs)})
 
 
 def delete(ask: Ask) -> Work:

@@ -155,7 +155,7 @@ class Keeper:
         self._check_serving()  # what is wrong here is said to principals alone
         if op == "state":
             wire.decode(body, "state")
-            return self._answer(op, granted, Work(), self.log.size, t_ms=self._now_ms())
+            return self._answer(op, granted, Work(), self.log.size, self._stated(), t_ms=self._now_ms())
         self._waiting += 1
         try:
             return await self._serve(op, granted, grant, body)
@@ -208,7 +208,7 @@ class Keeper:
         t_ms = self._now_ms()
         ask = Ask(op, grant, token, wire.decode(body, op), self.policy, self._state, t_ms / 1000)
         work = (requests.CHECKS.get(op) or reading.CHECKS[op])(ask)
-        keys = self._shares.held(work)
+        keys, stated = self._shares.held(work), self._stated()
         index = self._charge_and_append(ask, work, t_ms)
         await self.log.commit(index)
         # The entry is durable, and nothing was evaluated before this line: a crash costs budget at most.
@@ -216,7 +216,11 @@ class Keeper:
             fresh = op == "log" and ask.message.number("start") == 0
             note = await self.cosign_now() if fresh else self.witnessed.note or self.witnessed.sign()
             return await reading.read(ask, self.log, self._months, note)
-        return self._answer(op, grant, work, index, t_ms=t_ms, keys=keys)
+        return self._answer(op, grant, work, index, stated, t_ms=t_ms, keys=keys)
+
+    def _stated(self) -> tuple[int, int, int]:
+        """Return under which policy, epoch and generation a request is answered that is looked at now."""
+        return self.policy.version, self._state.number("record"), self._state.number("index")
 
     def _charge_and_append(self, ask: Ask, work: Work, t_ms: int) -> int:
         """Charge the budgets and append the entry: one step, nothing runs in between."""
@@ -274,13 +278,16 @@ class Keeper:
         about |= {"jti": grant.jti.hex(), "req": grant.request.hex()}
         self._append("refused", about, [])
 
-    def _answer(self, op: str, grant: grants.Grant, work: Work, index: int, *, t_ms: int, keys: Held = ()) -> bytes:
+    def _answer(
+        self, op: str, grant: grants.Grant, work: Work, index: int, stated: tuple[int, int, int], *, t_ms: int,
+        keys: Held = (),
+    ) -> bytes:  # fmt: skip
+        version, epoch, generation = stated
         components = evaluate(keys, work)
         header = answer.Header(
             vault=self.policy.vault, keeper=self.identity.keeper, op=op, issuer=answer.issuer_hash(grant.issuer),
             request=grant.request, root=work.root, components=answer.column_hashes(components),
-            policy_version=self.policy.version, epoch=self._state.number("record"),
-            generation=self._state.number("index"), time_ms=t_ms, entry=index,
+            policy_version=version, epoch=epoch, generation=generation, time_ms=t_ms, entry=index,
             rows=components.shape[1], columns=components.shape[0],
         )  # fmt: skip
         return answer.encode_answer(header, self.identity.key, work.nonce_base, components)
@@ -305,7 +312,7 @@ class Keeper:
         index = self._append_policy()
         await self.log.commit(index)
         nobody = grants.Grant("", self._audience, 0, b"", "", hashlib.sha256(body).digest())
-        return self._answer("policy", nobody, Work(), index, t_ms=self._now_ms())
+        return self._answer("policy", nobody, Work(), index, self._stated(), t_ms=self._now_ms())
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
