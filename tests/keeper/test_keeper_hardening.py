@@ -5,7 +5,6 @@ Beside each keeper stands a process without its defences, from which the same at
 """
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -28,27 +27,26 @@ READERS = {
 }
 
 
-def without_rights():
-    """Before exec: no capability is left to a process of root's, and cores are as large as they may be."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in range(64):
-            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    allow_cores()
+PREPARE = f"""
+import ctypes, os, resource, sys
+if os.geteuid() == 0 and sys.argv[1] == "without rights":
+    for capability in range(64):
+        ctypes.CDLL(None).prctl({PR_CAPBSET_DROP}, capability, 0, 0, 0)
+hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Cores as large as they may be, and perhaps no capability left to a process of root's; then the command itself."""
 
 
-def allow_cores():
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+def prepared(command, *, rights):
+    return [sys.executable, "-c", PREPARE, "with rights" if rights else "without rights", *command]
 
 
 @contextlib.contextmanager
-def running(command, folder, prepare):
+def running(command, folder, *, rights=True):
     """A process, past its start: a keeper without peers says so again and again."""
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, cwd=folder,
-        preexec_fn=prepare,  # noqa: PLW1509 - no other thread of ours holds anything yet
-    )  # fmt: skip
+    process = subprocess.Popen(prepared(command, rights=rights), stderr=subprocess.PIPE, cwd=folder)
     timer = threading.Timer(30, process.kill)
     timer.start()
     try:
@@ -72,20 +70,18 @@ def open_to_all():
 
 
 def read_by_another_process(pid, what):
-    return subprocess.run(
-        [sys.executable, "-c", READERS[what].format(pid=pid)],
-        preexec_fn=without_rights, capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
+    command = prepared([sys.executable, "-c", READERS[what].format(pid=pid)], rights=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
 
 @pytest.mark.parametrize("what", READERS)
 def test_no_other_process_reads_a_keepers_memory_or_environment_not_even_of_its_own_user(
     keeper, open_to_all, tmp_path, what
 ):
-    with running(open_to_all, tmp_path, without_rights) as process:
+    with running(open_to_all, tmp_path, rights=False) as process:
         if read_by_another_process(process.pid, what).returncode:
             pytest.skip("on this machine no process reads another's, defended or not")
-    with running(keeper, tmp_path, without_rights) as process:
+    with running(keeper, tmp_path, rights=False) as process:
         done = read_by_another_process(process.pid, what)
     assert (done.returncode, done.stdout) == (1, "")
     assert "PermissionError" in done.stderr
@@ -94,7 +90,7 @@ def test_no_other_process_reads_a_keepers_memory_or_environment_not_even_of_its_
 def ended_by(command, folder, number):
     """How the process ended, and what it left in its folder."""
     folder.mkdir()
-    with running(command, folder, allow_cores) as process:
+    with running(command, folder) as process:
         process.send_signal(number)
         _, status = os.waitpid(process.pid, 0)
         process.returncode = -os.WTERMSIG(status)
@@ -117,7 +113,7 @@ def test_a_keepers_memory_is_locked_where_the_machine_allows_it(keeper, tmp_path
     may_lock = int(own.split("CapEff:")[1].split()[0], 16) >> IPC_LOCK & 1
     if not may_lock and resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != resource.RLIM_INFINITY:
         pytest.skip("locked memory is limited here: the keeper warns, or does not start (check_swap)")
-    with running(keeper, tmp_path, allow_cores) as process:
+    with running(keeper, tmp_path) as process:
         status = Path(f"/proc/{process.pid}/status").read_text()
     locked_kb, used_kb = (int(status.split(f"{name}:")[1].split()[0]) for name in ("VmLck", "VmRSS"))
     assert locked_kb > used_kb, "all that it uses, and what it will"
