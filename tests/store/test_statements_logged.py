@@ -23,7 +23,8 @@ PLANTED = "Planted Canary Qzv"
 
 def marked(i):
     """A person whose values turn up nowhere by chance."""
-    return person(i, name=f"Marked Canary Qzv {chr(65 + i)}", address=f"{i} Canary Qzv Road, Beijing")
+    name, address = f"Marked Canary Qzv {chr(65 + i)}", f"{i} Canary Qzv Road, Beijing"
+    return person(i, name=name, address=address, phone=f"+8613977700{i}77", email=f"canary.qzv{i}@example.org")
 
 
 PEOPLE = [marked(i) for i in range(6)]
