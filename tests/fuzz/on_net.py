@@ -9,7 +9,7 @@ from laws import REFUSED, law, tried
 import vault_texts  # noqa: F401 - beside us on the path
 from anwen.errors import AnwenError, GrantError, MalformedError, PolicyError
 from anwen.net import connection as client_end
-from anwen.net import exchange, http1, tls
+from anwen.net import exchange, http1, metrics, tls
 from anwen.net.server import Limits, Server
 
 
@@ -206,4 +206,61 @@ def client_bytes(data):
         law(200 <= found[0] < 600 and len(found[1]) <= 2**16, "an answer")
 
 
-TARGETS = {f.__name__: f for f in (request_head, response_head, address, certificate, server_bytes, client_bytes)}
+class _Scraper:
+    """The other end of the metrics' listener: keeps what it is told, or has gone when it is told."""
+
+    def __init__(self, *, gone):
+        self.gone, self.out, self.closed = gone, b"", False
+
+    def write(self, data):
+        law(not self.closed, "something is said after the end")
+        self.out += data
+
+    async def drain(self):
+        if self.gone:
+            raise ConnectionResetError
+
+    def close(self):
+        self.closed = True
+
+
+_COUNTS = metrics.Metrics("keeper", "a", "a", {"open"})
+_EXPOSED = _COUNTS.exposition()
+
+
+def metrics_bytes(data):
+    """Any bytes in any pieces into the metrics' listener: one answer in form or none, and its room given back."""
+    feed = Feed(data)
+    gone, sizes, sent = bool(feed.number() & 1), feed.piece(), feed.rest()
+    door, scraper = metrics._Door(_COUNTS), _Scraper(gone=gone)
+
+    async def serve():
+        reader = asyncio.StreamReader(limit=metrics._HEAD_BYTES)
+        serving = asyncio.ensure_future(door.serve(reader, scraper))
+        at, i = 0, 0
+        while at < len(sent):
+            size = 1 + (sizes[i % len(sizes)] if sizes else 2**16)
+            reader.feed_data(sent[at : at + size])
+            at, i = at + size, i + 1
+            await asyncio.sleep(0)
+        reader.feed_eof()
+        await serving
+
+    _LOOP.run_until_complete(serve())
+    law(scraper.closed and not door._open, "a connection leaves room taken")
+    law(_COUNTS.exposition() == _EXPOSED, "a scraper changed what is counted")
+    head, end, _ = sent.partition(http1.END)
+    law(bool(scraper.out) or not end or len(head) > metrics._HEAD_BYTES, "a whole head without an answer")
+    if scraper.out:
+        law(end and len(head) <= metrics._HEAD_BYTES, "an answer to no head, or to one beyond the limit")
+        top, _, body = scraper.out.partition(http1.END)
+        shown = re.match(rb"GET /metrics(\?| HTTP/1\.)", head) is not None
+        law(top.startswith(b"HTTP/1.1 200 OK\r\n" if shown else b"HTTP/1.1 404 Not Found\r\n"), "another status")
+        law(body == (_EXPOSED.encode() if shown else b""), "metrics where none were asked for, or something else")
+        law(b"\r\nContent-Length: %d\r\n" % len(body) in top, "another length than its own")
+
+
+TARGETS = {
+    f.__name__: f
+    for f in (request_head, response_head, address, certificate, server_bytes, client_bytes, metrics_bytes)
+}

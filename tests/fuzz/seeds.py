@@ -290,6 +290,16 @@ def pieces(wholes):
     return [sizes + whole for whole in wholes for sizes in (b"\0", b"\2\x00\x10", b"\1\x03")]
 
 
+def scrapes():
+    """What comes to the metrics' listener, behind whether the scraper goes early and the sizes of the pieces."""
+    lines = b"GET /metrics HTTP/1.1", b"GET /metrics?a=b HTTP/1.0", b"GET /metricsx HTTP/1.1", b"POST /metrics HTTP/1.1"
+    heads = [line + b"\r\nHost: a\r\n\r\n" for line in lines]
+    long = b"GET /metrics HTTP/1.1\r\nA: " + b"a" * 8200 + b"\r\n\r\n"
+    return [b"\0" + piece for piece in pieces([*heads, heads[0] * 2])] + [
+        b"\0\0" + long, b"\1\0" + heads[0], b"\0\0GET /m",
+    ]  # fmt: skip
+
+
 def _good_envelope():
     return sealing.seal(b"d" * 32, bytes(12), sealing.context(VAULT, 1, 1, 1, SUBJECT, RECORD), b"{}")
 
@@ -335,6 +345,7 @@ SEEDS = {
     "certificate": certificates,
     "server_bytes": lambda: pieces([REQUEST + b"12345", heads()[1], heads()[2], REQUEST + b"12345" + REQUEST]),
     "client_bytes": lambda: pieces([responses()[0] + b"12345", responses()[1] + b"1234", b"HTTP/1.1 200"]),
+    "metrics_bytes": scrapes,
     "side_data": lambda: [SIDE, SIDE[:20]], "log_recovery": lambda: decisions(12, 30, range(12)),
     "leaves_file": lambda: [bytes(40 * n) for n in (0, 1, 3)], "seen_note": lambda: [*notes(), b"\xff"],
     "peer_token": lambda: [b"\0", b"\1e30", b"\1_"], "statement_text": lambda: [b"\0", b"\1", b"\0" + b'{"kind":"x"}'],
