@@ -86,6 +86,20 @@ def test_a_lost_keeper_fails_and_its_peers_say_that_it_does_not_cosign(anwen, br
     assert "not by c" in rows["log of keeper a"]["text"]
 
 
+def test_a_hung_keeper_fails_alone_and_its_peers_logs_are_not_taken_for_broken(anwen, broken):
+    folder, processes = broken
+    hung = processes.processes["keeper c"].pid
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        rows = by_what(anwen("doctor", *DPO, vault=folder.path))
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    assert {what for what, row in rows.items() if row["level"] == "fail"} == {"keeper c"}
+    for keeper in "ab":
+        said = rows[f"log of keeper {keeper}"]
+        assert (said["level"], "not by c" in said["text"]) == ("warn", True), said
+
+
 def test_rows_written_with_a_keeper_down_are_counted(anwen, broken):
     folder, processes = broken
     os.kill(processes.processes["keeper c"].pid, signal.SIGKILL)

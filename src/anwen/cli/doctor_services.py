@@ -32,6 +32,9 @@ T = TypeVar("T")
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
 COSIGNED_WARN_S = 60.0
 TIMEOUT_S = 5.0
+COSIGN_S = 15.0
+"""How long a keeper may take to have its log cosigned: it waits 5 s for a peer that hangs, and before that perhaps 5 s
+more, where such a round was under way when it was asked."""
 COUNT_S = 30.0
 """How long a node may take to count what is in its store."""
 
@@ -196,7 +199,7 @@ async def _log(policy: Policy, asking: _Asking, keeper: str) -> Check:
     """Return what the other keepers say of one's log: nobody but they can tell that it was set back or forked."""
     what = f"log of keeper {keeper}"
     try:
-        log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper))
+        log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper), COSIGN_S)
     except AnwenError as error:
         return _failed(what, error)
     silent = sorted(set(policy.keepers) - {keeper, *log.cosigned_by})
