@@ -1,10 +1,13 @@
 """`anwen doctor` against a running vault: what each zone says, what peers say of it, and what a fault looks like."""
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
 import sqlite3
+import time
+from types import SimpleNamespace
 
 import pytest
 from tests.cli.conftest import person
@@ -12,11 +15,13 @@ from tests.e2e.conftest import running
 
 import anwen as library
 from anwen import vault_folder
+from anwen.cli import doctor_services
 from anwen.cli.doctor_services import PROMISES
 from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
 from anwen.formats.policy_schema import ENGINES
+from anwen.formats.wire import AT_LEAST, STORE_COUNTS
 
 DPO = ("--as", "dpo", "--json")
 
@@ -65,6 +70,29 @@ def test_a_node_tells_auditors_alone_about_its_store(police):
             else:
                 with pytest.raises(GrantError):
                     vault._loop.run(asked)
+
+
+async def test_nodes_count_one_after_another_and_a_cut_count_is_called_at_least(monkeypatch):
+    """Nodes of one store: each of their counts reads the same keys."""
+    counting = []
+
+    async def counted(_session, _purpose, node):
+        counting.append(node)
+        assert len(counting) == 1, "two at a time"
+        await asyncio.sleep(0.3)
+        counting.remove(node)
+        counts = dict.fromkeys(STORE_COUNTS, 0) | {"records": 4_000_000}
+        return inspecting.StoreState(7, int(time.time() * 1000), "cassandra", counts, (AT_LEAST,))
+
+    monkeypatch.setattr(inspecting, "store_state", counted)
+    policy = SimpleNamespace(version=7, engine="cassandra")
+    asking = doctor_services._Asking(None, "oversight", audits=True)
+    nodes = [SimpleNamespace(id=name) for name in "abc"]
+    answers = await asyncio.gather(*(doctor_services._node(policy, asking, node) for node in nodes))
+    for check, _ in answers:
+        assert check.text.startswith("at least 4,000,000 records")
+        assert check.level == "ok"
+        assert "clock -0.0 s" in check.text or "clock +0.0 s" in check.text  # 0.3 s of counting are no offset
 
 
 @pytest.fixture
