@@ -42,7 +42,8 @@ def exposition(tmp_path_factory):
     store = SqliteStore(folder.path / "store" / "anwen.sqlite")
     policy = folder.policy()
     try:
-        return metrics_of(keeper).exposition() + node_metrics_of(Node(policy, store), policy.nodes["a"]).exposition()
+        of_node = node_metrics_of(Node(policy, store), policy.nodes["a"], store, folder.path)
+        return metrics_of(keeper, folder.path).exposition() + of_node.exposition()
     finally:
         asyncio.run(store.close())
         asyncio.run(keeper.close())
@@ -76,9 +77,34 @@ def test_alerts_say_what_to_do_and_whom_they_wake():
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["summary"]
     scrape = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yaml").read_text())
-    (job,) = scrape["scrape_configs"]
+    job, others = scrape["scrape_configs"]
     assert all(t.startswith("127.0.0.1:") for s in job["static_configs"] for t in s["targets"])
+    assert not any(t.startswith("127.0.0.1:") for s in others["static_configs"] for t in s["targets"])
+    assert (others["scheme"], others["honor_labels"], job["honor_labels"]) == ("https", True, True)
+    assert {r for _, e in expressions() for r in re.findall(r'job="([^"]+)"', e)} == {
+        job["job_name"],
+        others["job_name"],
+    }
     assert [DEPLOY / "prometheus" / f for f in scrape["rule_files"]] == [DEPLOY / "prometheus" / "alerts.yaml"]
+
+
+def test_what_is_compared_across_zones_is_fetched_from_the_other_zones(exposition):
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yaml").read_text())
+    (match,) = scrape["scrape_configs"][1]["params"]["match[]"]
+    fetched = set(re.search(r'__name__=~"([^"]+)"', match)[1].split("|"))
+    compared = {n for _, e in expressions() for n in re.findall(r"max\((anwen_\w+)\) != min\(", e)}
+    assert compared | {"up"} == fetched
+    assert len(compared) == 3
+
+
+def test_what_the_alerts_of_a_lost_zone_go_by_tells_zones_apart(exposition):
+    """A maximum over peers hides the one that is silent."""
+    alerts = {w: e for w, e in expressions() if w.startswith("Anwen")}
+    assert alerts["AnwenPeerSilent"] == "anwen_cosigned_age_seconds > 120"
+    for peer in "bc":
+        assert f'anwen_cosigned_age_seconds{{service="keeper",id="a",zone="a",peer="{peer}"}}' in exposition
+    assert "anwen_shed_total" in alerts["AnwenShedding"]
+    assert {"anwen_disk_free_bytes", "anwen_store_members_up"} <= set(re.findall(r"\w+", " ".join(alerts.values())))
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
