@@ -231,6 +231,53 @@ def test_a_container_may_do_little_publishes_nothing_and_its_image_is_a_digest(n
         assert service["ulimits"]["memlock"] == -1
 
 
+# of the Compose Specification's keys, those that the file uses: one that is misspelt is none that compose knows
+SERVICE_KEYS = {
+    "cap_drop", "command", "image", "init", "logging", "mem_limit", "memswap_limit", "network_mode", "oom_score_adj",
+    "pids_limit", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "ulimits", "user",
+    "volumes",
+}  # fmt: skip
+LIMITS = {"core", "memlock", "nofile"}
+
+
+def rendered(**environment):
+    """The compose file as compose reads it. Raises LookupError: a variable that has to be given is not, or is empty."""
+
+    def value(match):
+        name, needed, about = match.groups()
+        if not environment.get(name) and needed:
+            raise LookupError(f"{name}: {about}")
+        return environment.get(name, "")
+
+    text = re.sub(r"(?m)^#.*$", "", (DEPLOY / "compose.yaml").read_text())
+    return yaml.safe_load(re.sub(r"\$\{(\w+)(?:(:\?)([^}]*))?\}", value, text))
+
+
+@pytest.mark.parametrize("missing", ["ANWEN_IMAGE", "ANWEN_DIR"])
+@pytest.mark.parametrize("given", [{}, {"ANWEN_IMAGE": "", "ANWEN_DIR": ""}])
+def test_compose_refuses_to_start_without_an_image_or_a_folder(missing, given):
+    environment = {"ANWEN_IMAGE": "registry.example/anwen@sha256:0", "ANWEN_DIR": "/var/lib/anwen"}
+    del environment[missing]
+    with pytest.raises(LookupError, match=missing):
+        rendered(**given | environment)
+
+
+def test_what_compose_reads_has_keys_that_it_knows_and_no_variable_is_left():
+    image = "registry.example/anwen@sha256:0"
+    found = rendered(ANWEN_IMAGE=image, ANWEN_DIR="/var/lib/anwen")
+    assert {key for key in found if not key.startswith("x-")} == {"name", "services"}
+    assert "$" not in json.dumps(found)
+    for name, service in found["services"].items():
+        kind, _, zone = name.partition("-")
+        assert service.keys() == SERVICE_KEYS - ({"oom_score_adj"} if kind == "node" else set())
+        assert service["image"] == image
+        assert service["volumes"] == [f"/var/lib/anwen/{kind}s/{zone}:/{kind}"]
+        assert service["logging"].keys() == {"driver", "options"}
+        assert service["ulimits"].keys() <= LIMITS
+        assert service["restart"] == "always"  # also after exit code 2: docs/backup.md says so
+        assert all(isinstance(service[key], list) for key in ("cap_drop", "command", "profiles", "tmpfs"))
+
+
 def test_nothing_is_left_to_a_default_that_nobody_chose():
     for path in DEPLOY.rglob("*"):
         if path.is_file() and path.suffix in {".yaml", ""}:
