@@ -274,7 +274,8 @@ def test_what_compose_reads_has_keys_that_it_knows_and_no_variable_is_left():
         assert service["volumes"] == [f"/var/lib/anwen/{kind}s/{zone}:/{kind}"]
         assert service["logging"].keys() == {"driver", "options"}
         assert service["ulimits"].keys() <= LIMITS
-        assert service["restart"] == "always"  # also after exit code 2: docs/backup.md says so
+        assert service["restart"] == "always"  # also after exit code 2, unlike the units
+        assert "`restart: always`" in (ROOT / "docs" / "backup.md").read_text()
         assert all(isinstance(service[key], list) for key in ("cap_drop", "command", "profiles", "tmpfs"))
 
 
