@@ -36,9 +36,13 @@ fix: install
 bench: install  ## the figures of docs/benchmarks.md
 	$(BIN)/python bench/run.py
 
-lock:  ## resolve anew: all extras and development tools, with hashes
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --all-extras --all-build-deps \
-	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --all-build-deps \
+  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+lock:  ## resolve anew, with hashes: all extras and development tools; of these, what services need
+	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra cassandra --extra postgresql --constraint requirements.lock \
+	  --output-file requirements-service.lock pyproject.toml
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,13 @@
 """`anwen doctor` against a running vault: what each zone says, what peers say of it, and what a fault looks like."""
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
 import sqlite3
+import time
+from types import SimpleNamespace
 
 import pytest
 from tests.cli.conftest import person
@@ -12,11 +15,13 @@ from tests.e2e.conftest import running
 
 import anwen as library
 from anwen import vault_folder
+from anwen.cli import doctor_services
 from anwen.cli.doctor_services import PROMISES
 from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
 from anwen.formats.policy_schema import ENGINES
+from anwen.formats.wire import AT_LEAST, STORE_COUNTS
 
 DPO = ("--as", "dpo", "--json")
 
@@ -67,6 +72,29 @@ def test_a_node_tells_auditors_alone_about_its_store(police):
                     vault._loop.run(asked)
 
 
+async def test_nodes_count_one_after_another_and_a_cut_count_is_called_at_least(monkeypatch):
+    """Nodes of one store: each of their counts reads the same keys."""
+    counting = []
+
+    async def counted(_session, _purpose, node):
+        counting.append(node)
+        assert len(counting) == 1, "two at a time"
+        await asyncio.sleep(0.3)
+        counting.remove(node)
+        counts = dict.fromkeys(STORE_COUNTS, 0) | {"records": 4_000_000}
+        return inspecting.StoreState(7, int(time.time() * 1000), "cassandra", counts, (AT_LEAST,))
+
+    monkeypatch.setattr(inspecting, "store_state", counted)
+    policy = SimpleNamespace(version=7, engine="cassandra")
+    asking = doctor_services._Asking(None, "oversight", audits=True)
+    nodes = [SimpleNamespace(id=name) for name in "abc"]
+    answers = await asyncio.gather(*(doctor_services._node(policy, asking, node) for node in nodes))
+    for check, _ in answers:
+        assert check.text.startswith("at least 4,000,000 records")
+        assert check.level == "ok"
+        assert "clock -0.0 s" in check.text or "clock +0.0 s" in check.text  # 0.3 s of counting are no offset
+
+
 @pytest.fixture
 def broken(tmp_path):
     """A vault of its own, to be broken, and its processes."""
@@ -84,6 +112,20 @@ def test_a_lost_keeper_fails_and_its_peers_say_that_it_does_not_cosign(anwen, br
     assert (rows["keeper c"]["level"], rows["keeper a"]["level"]) == ("fail", "ok")
     assert (rows["log of keeper a"]["level"], rows["log of keeper b"]["level"]) == ("warn", "warn")
     assert "not by c" in rows["log of keeper a"]["text"]
+
+
+def test_a_hung_keeper_fails_alone_and_its_peers_logs_are_not_taken_for_broken(anwen, broken):
+    folder, processes = broken
+    hung = processes.processes["keeper c"].pid
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        rows = by_what(anwen("doctor", *DPO, vault=folder.path))
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    assert {what for what, row in rows.items() if row["level"] == "fail"} == {"keeper c"}
+    for keeper in "ab":
+        said = rows[f"log of keeper {keeper}"]
+        assert (said["level"], "not by c" in said["text"]) == ("warn", True), said
 
 
 def test_rows_written_with_a_keeper_down_are_counted(anwen, broken):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from anwen.errors import ClockError, GrantError, OverloadedError, TooLargeError, UnavailableError
 from anwen.net.exchange import REFUSAL, State
 from anwen.net.room import Room
+from anwen.net.server import SHED
 
 ELSEWHERE = ["127.0.0.2", "127.0.0.3"]
 HELD = post("/v1/held", "Anwen g", 1, b"x")
@@ -237,6 +238,35 @@ def test_room_is_left_for_another_place_and_another_name(size, flood):
         room.give_back(owner)
     assert room.taken == 0
     assert room.take(("A", "x"))
+
+
+# --- what is turned away, counted ---------------------------------------------------------------------------------------
+
+
+async def test_every_reason_of_the_door_is_counted_and_told_with_when_to_come_again(start, crowd, gate):
+    """`code="overloaded"` of `anwen_requests_total` has nothing of these: no handler saw them."""
+    said, shed = [], {}
+
+    async def turned_away(service, sent, reason):
+        before = service.shed[reason]
+        said.append(await raw(service, sent.replace(b"Content-L", b"Connection: close\r\nContent-L")))
+        assert service.shed[reason] == before + 1
+        shed[reason] = True
+
+    small = await start(held_bytes=10_000, requests=1)
+    await turned_away(small, post("/v1/echo", "Anwen g", 11_000, bytes(11_000)), "body")
+    await turned_away(small, post("/v1/large", "Anwen g", 5, b"11000"), "answer")
+    await crowd(small, 1, HELD)
+    await until(lambda: small.requests.taken == 1)
+    await turned_away(small, ECHO, "requests")
+    gate.set()
+    await turned_away(await start(wait_s=-1), ECHO, "late")
+    full = await start(connections=1)
+    await crowd(full, 1, HEALTHZ, answer=b"ok\n")
+    await raw(full, HEALTHZ.replace(b"1.1\r\n", b"1.1\r\nConnection: close\r\n"))  # the stranger made room
+    assert full.shed["connections"] == 1
+    assert {*shed, "connections"} == set(SHED)
+    assert all(b"\r\nRetry-After: 1\r\n" in answer and b'"code":"overloaded"' in answer for answer in said)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------

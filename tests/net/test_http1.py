@@ -112,6 +112,14 @@ def test_an_answer_that_is_written_is_read(status, length, close):
     assert http1.parse_response(head) == http1.Response(status, length, close)
 
 
+@pytest.mark.parametrize(("after_s", "said"), [(0, 0), (0.1, 1), (1, 1), (1.2, 2), (86_399.01, 86_400)])
+def test_retry_after_is_whole_seconds_and_never_too_soon(after_s, said):
+    head = http1.encode_response(429, "a/b", 5, close=True, retry_after_s=after_s)
+    assert f"\r\nRetry-After: {said}\r\n".encode() in head
+    assert http1.parse_response(head) == http1.Response(429, 5, close=True)
+    assert b"Retry-After" not in http1.encode_response(429, "a/b", 5, close=True)
+
+
 @pytest.mark.parametrize("grant", ["Anwen a\r\nX: y", "Anwen a\nX: y", "a" * 9000])
 def test_a_grant_cannot_add_a_header(grant):
     with pytest.raises(MalformedError):

@@ -1,5 +1,6 @@
 """A node gives and takes sealed bytes to those who may have them, and nothing else."""
 
+import asyncio
 import dataclasses
 import hashlib
 import os
@@ -46,6 +47,7 @@ from anwen.errors import (
 from anwen.formats import policy_chain, wire
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
+from anwen.node import service
 from anwen.node.service import Node
 from anwen.store.base import NOWHERE, Outcome
 
@@ -645,3 +647,39 @@ async def test_a_sign_of_life_says_that_the_store_is_read_as_callers_read_it(nod
     monkeypatch.setattr(node._store, "find", cut_off)
     with pytest.raises(StorageError, match="out of reach"):
         await ask("state", body)
+
+
+# --- clocks and counts -----------------------------------------------------------------------------------------------
+
+
+async def test_the_epoch_is_looked_up_again_although_the_wall_clock_was_set_back(node, monkeypatch):
+    monkeypatch.setattr(service, "_EPOCHS_LAST_S", 0.05)
+    now_s, asked = [NOW_S], []
+
+    async def epochs():
+        asked.append(now_s[0])
+        return [1]
+
+    monkeypatch.setattr(node._store, "epochs", epochs)
+    monkeypatch.setattr(node, "_clock", lambda: now_s[0])
+    assert [await node._current_epoch() for _ in range(3)] == [1, 1, 1]
+    now_s[0] -= 86_400
+    await asyncio.sleep(0.1)
+    assert await node._current_epoch() == 1
+    assert asked == [NOW_S, NOW_S - 86_400]
+
+
+async def test_a_store_that_was_not_counted_to_the_end_says_so_and_the_time_is_that_of_the_answer(node, monkeypatch):
+    now_s, counted = [NOW_S], node._store.statistics
+
+    async def slow():
+        now_s[0] += 7
+        return dataclasses.replace(await counted(), complete=False)
+
+    monkeypatch.setattr(node, "_clock", lambda: now_s[0])
+    for statistics, settings in ((counted, 0), (slow, 1)):
+        monkeypatch.setattr(node._store, "statistics", statistics)
+        body = wire.encode("node_state", bytes(wire.SALT_BYTES))
+        said = wire.decode(await node.handle("node_state", grant(body, "oversight"), body), "store_state")
+        assert said.blobs["settings"].count(wire.AT_LEAST.encode()) == settings
+        assert said.number("time_ms") == now_s[0] * 1000

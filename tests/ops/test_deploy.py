@@ -42,7 +42,8 @@ def exposition(tmp_path_factory):
     store = SqliteStore(folder.path / "store" / "anwen.sqlite")
     policy = folder.policy()
     try:
-        return metrics_of(keeper).exposition() + node_metrics_of(Node(policy, store), policy.nodes["a"]).exposition()
+        of_node = node_metrics_of(Node(policy, store), policy.nodes["a"], store, folder.path)
+        return metrics_of(keeper, folder.path).exposition() + of_node.exposition()
     finally:
         asyncio.run(store.close())
         asyncio.run(keeper.close())
@@ -76,9 +77,34 @@ def test_alerts_say_what_to_do_and_whom_they_wake():
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["summary"]
     scrape = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yaml").read_text())
-    (job,) = scrape["scrape_configs"]
+    job, others = scrape["scrape_configs"]
     assert all(t.startswith("127.0.0.1:") for s in job["static_configs"] for t in s["targets"])
+    assert not any(t.startswith("127.0.0.1:") for s in others["static_configs"] for t in s["targets"])
+    assert (others["scheme"], others["honor_labels"], job["honor_labels"]) == ("https", True, True)
+    assert {r for _, e in expressions() for r in re.findall(r'job="([^"]+)"', e)} == {
+        job["job_name"],
+        others["job_name"],
+    }
     assert [DEPLOY / "prometheus" / f for f in scrape["rule_files"]] == [DEPLOY / "prometheus" / "alerts.yaml"]
+
+
+def test_what_is_compared_across_zones_is_fetched_from_the_other_zones(exposition):
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yaml").read_text())
+    (match,) = scrape["scrape_configs"][1]["params"]["match[]"]
+    fetched = set(re.search(r'__name__=~"([^"]+)"', match)[1].split("|"))
+    compared = {n for _, e in expressions() for n in re.findall(r"max\((anwen_\w+)\) != min\(", e)}
+    assert compared | {"up"} == fetched
+    assert len(compared) == 3
+
+
+def test_what_the_alerts_of_a_lost_zone_go_by_tells_zones_apart(exposition):
+    """A maximum over peers hides the one that is silent."""
+    alerts = {w: e for w, e in expressions() if w.startswith("Anwen")}
+    assert alerts["AnwenPeerSilent"] == "anwen_cosigned_age_seconds > 120"
+    for peer in "bc":
+        assert f'anwen_cosigned_age_seconds{{service="keeper",id="a",zone="a",peer="{peer}"}}' in exposition
+    assert "anwen_shed_total" in alerts["AnwenShedding"]
+    assert {"anwen_disk_free_bytes", "anwen_store_members_up"} <= set(re.findall(r"\w+", " ".join(alerts.values())))
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
@@ -203,6 +229,54 @@ def test_a_container_may_do_little_publishes_nothing_and_its_image_is_a_digest(n
     assert service["mem_limit"] == service["memswap_limit"]
     if name.startswith("keeper"):
         assert service["ulimits"]["memlock"] == -1
+
+
+# of the Compose Specification's keys, those that the file uses: one that is misspelt is none that compose knows
+SERVICE_KEYS = {
+    "cap_drop", "command", "image", "init", "logging", "mem_limit", "memswap_limit", "network_mode", "oom_score_adj",
+    "pids_limit", "profiles", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "ulimits", "user",
+    "volumes",
+}  # fmt: skip
+LIMITS = {"core", "memlock", "nofile"}
+
+
+def rendered(**environment):
+    """The compose file as compose reads it. Raises LookupError: a variable that has to be given is not, or is empty."""
+
+    def value(match):
+        name, needed, about = match.groups()
+        if not environment.get(name) and needed:
+            raise LookupError(f"{name}: {about}")
+        return environment.get(name, "")
+
+    text = re.sub(r"(?m)^#.*$", "", (DEPLOY / "compose.yaml").read_text())
+    return yaml.safe_load(re.sub(r"\$\{(\w+)(?:(:\?)([^}]*))?\}", value, text))
+
+
+@pytest.mark.parametrize("missing", ["ANWEN_IMAGE", "ANWEN_DIR"])
+@pytest.mark.parametrize("given", [{}, {"ANWEN_IMAGE": "", "ANWEN_DIR": ""}])
+def test_compose_refuses_to_start_without_an_image_or_a_folder(missing, given):
+    environment = {"ANWEN_IMAGE": "registry.example/anwen@sha256:0", "ANWEN_DIR": "/var/lib/anwen"}
+    del environment[missing]
+    with pytest.raises(LookupError, match=missing):
+        rendered(**given | environment)
+
+
+def test_what_compose_reads_has_keys_that_it_knows_and_no_variable_is_left():
+    image = "registry.example/anwen@sha256:0"
+    found = rendered(ANWEN_IMAGE=image, ANWEN_DIR="/var/lib/anwen")
+    assert {key for key in found if not key.startswith("x-")} == {"name", "services"}
+    assert "$" not in json.dumps(found)
+    for name, service in found["services"].items():
+        kind, _, zone = name.partition("-")
+        assert service.keys() == SERVICE_KEYS - ({"oom_score_adj"} if kind == "node" else set())
+        assert service["image"] == image
+        assert service["volumes"] == [f"/var/lib/anwen/{kind}s/{zone}:/{kind}"]
+        assert service["logging"].keys() == {"driver", "options"}
+        assert service["ulimits"].keys() <= LIMITS
+        assert service["restart"] == "always"  # also after exit code 2, unlike the units
+        assert "`restart: always`" in (ROOT / "docs" / "backup.md").read_text()
+        assert all(isinstance(service[key], list) for key in ("cap_drop", "command", "profiles", "tmpfs"))
 
 
 def test_nothing_is_left_to_a_default_that_nobody_chose():

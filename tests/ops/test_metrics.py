@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from tests.ops.conftest import person, scrape
 import anwen
 from anwen.errors import AnwenError, BudgetError, GrantError, PolicyError, StorageError
 from anwen.net.metrics import BUCKETS_S, OTHER, Metrics, offer
+from anwen.net.server import SHED
 
-LABELS = {"service", "id", "zone", "op", "code", "le", "engine"}
+LABELS = {"service", "id", "zone", "op", "code", "le", "engine", "reason", "peer"}
 MARKS = ["Markedname Qzv", "marked.qzv@example.org", "+8613877700077", "Qzv Road"]
 
 
@@ -99,6 +101,25 @@ async def test_a_gauge_that_cannot_be_read_is_left_out_and_takes_no_other_along(
     assert value(metrics.exposition(), "anwen_fine") == 3
 
 
+def test_an_age_is_counted_from_the_latest_time_that_was_ever_seen():
+    metrics, last_s = Metrics("keeper", "a", "a", ()), time.time() - 50
+    times = iter([0, last_s, 0, last_s - 9])
+    metrics.age("anwen_age", "x", lambda: next(times), peer="b")
+    assert value(metrics.exposition(), "anwen_age", peer="b") > 10**9
+    assert [round(value(metrics.exposition(), "anwen_age", peer="b"), -1) for _ in range(3)] == [50, 50, 50]
+
+
+def test_the_disk_of_the_data_is_shown_and_one_that_is_gone_is_left_out(tmp_path):
+    metrics = Metrics("node", "a", "a", ())
+    metrics.follow_disk(tmp_path)
+    size, text = shutil.disk_usage(tmp_path).total, metrics.exposition()
+    assert value(text, "anwen_disk_size_bytes") == size
+    assert 0 < value(text, "anwen_disk_free_bytes") < size
+    tmp_path.rmdir()
+    assert "anwen_disk" not in metrics.exposition()
+    tmp_path.mkdir()
+
+
 def settings(folder, address):
     path = folder / "node.json"
     path.write_text(json.dumps({"id": "a", "metrics": address}))
@@ -168,6 +189,10 @@ def driven(vault):
     return found
 
 
+def samples_id(text):
+    return next(s.labels["id"] for f in text_string_to_metric_families(text) for s in f.samples)
+
+
 def expositions(vault):
     return {service: scrape(address)[1] for service, address in vault.metrics.items()}
 
@@ -188,10 +213,17 @@ def test_every_service_counts_what_was_done(vault, driven):
         assert value(text, "anwen_epoch") == value(text, "anwen_generation") == 1
         assert value(text, "anwen_requests_total", op="put", code="ok") >= 1
         assert value(text, "anwen_log_entries") > 5
-        assert 0 <= value(text, "anwen_cosigned_age_seconds") < 60
+        peers = set("abc") - {samples_id(text)}
+        assert {peer for peer in "abc" if value(text, "anwen_cosigned_age_seconds", peer=peer)} == peers
+        assert all(0 <= value(text, "anwen_cosigned_age_seconds", peer=peer) < 60 for peer in peers)
         assert abs(value(text, "anwen_clock_offset_seconds")) < 5
     node = found["node", "a"]
     assert value(node, "anwen_store_info", engine="sqlite") == 1
+    assert value(node, "anwen_store_members") == value(node, "anwen_store_members_up") == 1
+    for text in found.values():
+        assert 0 < value(text, "anwen_disk_free_bytes") < value(text, "anwen_disk_size_bytes")
+        assert all(value(text, "anwen_shed_total", reason=reason) == 0 for reason in SHED)
+        assert text.count("anwen_shed_total{") == len(SHED)
     assert value(node, "anwen_requests_total", op="node_put", code="ok") >= 1
 
 
@@ -200,6 +232,39 @@ def test_a_checkpoint_soon_covers_the_whole_log(vault, driven):
     while not all(covered(scrape(a)[1]) for (service, _), a in vault.metrics.items() if service == "keeper"):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_peer_that_is_silent_shows_although_the_other_one_cosigns(vault, driven):
+    hung = vault.processes.processes["keeper c"].pid
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        until = time.monotonic() + 30
+        while ages(vault)["c"] < 9 or ages(vault)["b"] > 9:
+            assert time.monotonic() < until, ages(vault)
+            time.sleep(0.5)
+    finally:
+        os.kill(hung, signal.SIGCONT)
+
+
+def ages(vault):
+    text = scrape(vault.metrics["keeper", "a"])[1]
+    return {peer: value(text, "anwen_cosigned_age_seconds", peer=peer) for peer in "bc"}
+
+
+def test_what_the_door_turns_away_is_in_the_services_metrics(vault):
+    for service, info in (("keeper", vault.policy().keepers["b"]), ("node", vault.policy().nodes["a"])):
+        asyncio.run(crowding(info.address))
+        text = scrape(vault.metrics[service, info.id])[1]
+        assert value(text, "anwen_shed_total", reason="connections") > 0
+
+
+async def crowding(address):
+    """One more connection than one address may have."""
+    host, _, port = address.rpartition(":")
+    writers = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(513)]
+    await asyncio.sleep(0.5)
+    for writer in writers:
+        writer.transport.abort()
 
 
 def covered(text):

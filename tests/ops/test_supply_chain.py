@@ -5,13 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "src" / "anwen" / "rehearse").rglob("*.lock"))]
+SERVICE_LOCK = ROOT / "requirements-service.lock"
+LOCKS = [ROOT / "requirements.lock", SERVICE_LOCK, *sorted((ROOT / "src" / "anwen" / "rehearse").rglob("*.lock"))]
 SOURCES = ("src", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -73,3 +75,32 @@ def test_what_is_declared_is_locked():
     installs = [line for line in make.splitlines() if "pip install" in line]
     assert installs
     assert all("--require-hashes" in line or "--no-deps --no-build-isolation -e ." in line for line in installs)
+
+
+def pins(lock):
+    return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", lock.read_text()))
+
+
+def named(requirements):
+    return {re.match(r"[A-Za-z0-9._-]+", r)[0].lower() for r in requirements}
+
+
+def test_a_service_is_installed_without_what_only_tests_and_development_need():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    installed = pins(SERVICE_LOCK)
+    assert installed.items() <= pins(LOCKS[0]).items()  # the versions that are tested
+    build = named(project["build-system"]["requires"])
+    assert named([*project["project"]["dependencies"], *extras["cassandra"], *extras["postgresql"]]) <= set(installed)
+    assert not (named(extras["dev"]) - build) & set(installed)
+    assert not {"pytest", "mypy", "atheris", "scikit-learn", "pip", "setuptools"} & set(installed)
+    recipe = (ROOT / "deploy" / "Containerfile").read_text()
+    assert re.findall(r"-r /src/(\S+)", recipe) == [SERVICE_LOCK.name]
+
+
+def test_an_image_is_built_from_the_sources_alone():
+    """What is not allowed by name stays out of the builder: .git, .venv, demo/ with its keys, tests."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    everything, *allowed, compiled = lines
+    assert (everything, compiled) == ("*", "**/__pycache__")
+    assert set(allowed) == {f"!{name}" for name in (*SOURCES, SERVICE_LOCK.name)}

@@ -5,6 +5,7 @@ import os
 
 from anwen.formats.envelope import join_cells, join_wraps, split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
+from anwen.store import base
 from anwen.store.base import Outcome, Posting, PutRow
 from anwen.store.trim import NO_WRAPS
 
@@ -362,4 +363,21 @@ class StoreContract:
         counts = await store.statistics()
         assert (counts.records, counts.rows, counts.postings, counts.unverified) == (2, 3, 1, 1)
         assert counts.size_bytes > 0
+        assert counts.complete
         assert one.record.hex() not in str(counts.settings)
+
+    async def test_a_store_that_is_too_large_to_be_counted_says_at_least_so_many_and_its_settings(
+        self, store, monkeypatch
+    ):
+        await put(store, *(row(postings=[exact(*labels(1))]) for _ in range(5)))
+        whole = await store.statistics()
+        monkeypatch.setattr(base, "COUNT_MOST", 3)
+        monkeypatch.setattr(base, "COUNT_S", 0.0)
+        counts = await store.statistics()
+        assert not counts.complete
+        assert max(counts.records, counts.rows, counts.postings) <= 3
+        assert counts.settings.keys() == whole.settings.keys()
+
+    async def test_all_members_are_up(self, store):
+        up, members = store.members()
+        assert up == members >= 1

@@ -300,15 +300,24 @@ async def test_reads_writes_and_starts_go_on_while_a_member_is_down_and_the_next
     kept = []
     for zone in "ab":
         members.kill(zone)
+        await patiently(has_members_up, store, 2)
         kept.append(row(postings=[unique(os.urandom(16))]))
         assert (await patiently(put, store, kept[-1]))[0].outcome is Outcome.STORED
         assert len(await patiently(store.get, EPOCH, [r.record for r in kept], ())) == len(kept)
         fresh = await connected(members, "c")  # a node starts with the zone dead
         assert len(await fresh.get(EPOCH, [r.record for r in kept], ())) == len(kept)
+        assert fresh.members() == (2, 3)
         await fresh.close()
         await members.start_member(zone)
+        await patiently(has_members_up, store, 3)
     assert await patiently(outcomes, store, *kept) == [Outcome.STORED] * 2
     await patiently(asks_own_first, store)
+
+
+async def has_members_up(store, count):
+    """As `anwen_store_members_up` shows."""
+    if store.members() != (count, 3):
+        raise StorageError(f"members: {store.members()}")
 
 
 async def asks_own_first(store):

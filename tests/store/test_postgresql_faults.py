@@ -99,6 +99,22 @@ async def test_a_session_that_hangs_on_to_locks_stops_others_no_longer_than_the_
         await store.close()
 
 
+async def test_servers_that_do_not_answer_are_a_member_that_is_down_until_they_do_again(connect, relay):
+    store = await connect()
+
+    async def until(members):
+        async with asyncio.timeout(20):
+            while store.members() != members:  # each look has the next one begin  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    await until((1, 1))
+    port, relay._to = relay._to, 1
+    relay.cut()
+    await until((0, 1))
+    relay._to = port
+    await until((1, 1))
+
+
 CLOCKS = re.compile(
     rb"\b(now|current_(date|time)\w*|local(time)\w*|\w*timestamp\w*|timeofday|interval|age)\b", re.IGNORECASE
 )

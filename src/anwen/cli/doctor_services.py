@@ -23,7 +23,7 @@ from anwen.client.session import Session
 from anwen.client.spot_check import spot_check
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, GrantError, UnavailableError
-from anwen.formats.wire import MEMBER_WHOLE
+from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE
 from anwen.model import KeeperInfo, NodeInfo, Policy
 from anwen.net.connection import Pool
 from anwen.vault_folder import VaultFolder
@@ -32,8 +32,11 @@ T = TypeVar("T")
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
 COSIGNED_WARN_S = 60.0
 TIMEOUT_S = 5.0
+COSIGN_S = 15.0
+"""How long a keeper may take to have its log cosigned: it waits 5 s for a peer that hangs, and before that perhaps 5 s
+more, where such a round was under way when it was asked."""
 COUNT_S = 30.0
-"""How long a node may take to count what is in its store."""
+"""How long a node may take to ask each member of its store how it is, and to count what is there."""
 
 
 PROMISES = {
@@ -62,6 +65,7 @@ class _Asking:
     session: Session
     purpose: str
     audits: bool
+    counting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # nodes count one after another: one store
 
 
 async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
@@ -196,7 +200,7 @@ async def _log(policy: Policy, asking: _Asking, keeper: str) -> Check:
     """Return what the other keepers say of one's log: nobody but they can tell that it was set back or forked."""
     what = f"log of keeper {keeper}"
     try:
-        log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper))
+        log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper), COSIGN_S)
     except AnwenError as error:
         return _failed(what, error)
     silent = sorted(set(policy.keepers) - {keeper, *log.cosigned_by})
@@ -210,15 +214,17 @@ async def _log(policy: Policy, asking: _Asking, keeper: str) -> Check:
 
 
 async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[Check]:
-    what, before = f"node {info.id}", time.time()
+    what = f"node {info.id}"
     if asking is None or not asking.audits:
         return [await _reach(what, info.address, info.tls_pin)]
     try:
-        state = await _within(inspecting.store_state(asking.session, asking.purpose, info.id), COUNT_S)
+        async with asking.counting:
+            state = await _within(inspecting.store_state(asking.session, asking.purpose, info.id), COUNT_S)
+            offset = state.time_ms / 1000 - time.time()  # it says the time last, when it has counted
     except AnwenError as error:
         return [_failed(what, error)]
-    offset = state.time_ms / 1000 - (before + time.time()) / 2
     text = ", ".join(f"{state.counts[name]:,} {name}" for name in ("records", "rows", "postings"))
+    text = f"at least {text}" if AT_LEAST in state.settings else text
     found = [
         _in_step(what, f"{text}, {state.counts['size_bytes'] / 2**20:,.1f} MiB", policy, state.policy_version, offset)
     ]

@@ -102,13 +102,14 @@ async def run(folder: Path, *, locked: bool) -> None:
     try:
         if not await _unless(stop, _start(keeper)):
             return
-        counts = metrics_of(keeper)
+        counts = metrics_of(keeper, folder)
         counted = counts.counting(for_clients)
         async with metrics.offer(counts, folder / "keeper.json"):
             paths = ["/v1/policy"]
             clients = await serve(
                 counted, mine.address, tls, _CLIENT_LIMITS, without_grant=paths, whose=claimed_issuer, admit=admit
             )
+            counts.shed = clients.shed
             sys.stdout.write(f"keeper {mine.id} ready on {clients.address}\n")
             sys.stdout.flush()
             try:

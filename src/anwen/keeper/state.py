@@ -17,14 +17,7 @@ from anwen.model import Counter, Policy
 from anwen.policy import budgets
 from anwen.policy.retention import REFUSAL
 
-COUNTERS = {
-    Kind.OPEN: Counter.OPEN,
-    Kind.LIST: Counter.LIST,
-    Kind.RECORDS: Counter.RECORDS,
-    Kind.SEARCH: Counter.SEARCH,
-    Kind.WRITE: Counter.WRITE,
-    Kind.DELETE: Counter.DELETE,
-}
+COUNTERS = {Kind[counter.name]: counter for counter in Counter}
 Charges = dict[Counter, dict[int, Any]]
 """By counter and collection: distinct handles, or a number (`policy.budgets.Charge`)."""
 

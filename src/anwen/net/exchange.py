@@ -39,8 +39,8 @@ def _place(host: str) -> str:
     return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address) >> 64 << 64))
 
 
-def _answer(status: int, content_type: str, body: bytes, *, close: bool) -> bytes:
-    return http1.encode_response(status, content_type, len(body), close=close) + body
+def _answer(status: int, content_type: str, body: bytes, *, close: bool, retry_after_s: float | None = None) -> bytes:
+    return http1.encode_response(status, content_type, len(body), close=close, retry_after_s=retry_after_s) + body
 
 
 def _answer_within(most: int, body: bytes, *, close: bool) -> bytes:
@@ -50,12 +50,8 @@ def _answer_within(most: int, body: bytes, *, close: bool) -> bytes:
 
 
 def _refusal(error: AnwenError, *, close: bool) -> bytes:
-    return _answer(error.http_status, problem.CONTENT_TYPE, problem.encode(error), close=close)
-
-
-def _crowded() -> OverloadedError:
-    """Return what is said before anything of a request is looked at: no signature was checked for it."""
-    return OverloadedError("too many requests waiting", retry_after_s=RETRY_AFTER_S)
+    status, after_s = error.http_status, error.retry_after_s
+    return _answer(status, problem.CONTENT_TYPE, problem.encode(error), close=close, retry_after_s=after_s)
 
 
 REFUSAL = _refusal(GrantError("the grant does not cover this request"), close=True)
@@ -152,7 +148,7 @@ class Connection(asyncio.Protocol):
         if self.missing < 0:
             self._refuse(REFUSAL)  # more than one request
         elif not self._hold(len(plain)):
-            self._refuse(_refusal(_crowded(), close=True))
+            self._refuse(self._shed("body", close=True))
         else:
             self.body += plain
             if not self.missing:
@@ -200,7 +196,7 @@ class Connection(asyncio.Protocol):
             return
         owner = (self.peer, self.server.whose(request.authorization) if request.authorization else "")
         if not self.server.requests.take(owner):
-            self._reply(_refusal(_crowded(), close=request.close), close=request.close)
+            self._reply(self._shed("requests", close=request.close), close=request.close)
             return
         body, room, held = bytes(self.body), self.room, self.held
         self.held, self.body = 0, bytearray()
@@ -215,7 +211,7 @@ class Connection(asyncio.Protocol):
         """Answer one request; the process edge: nothing that a handler raises goes past here."""
         close, limits = request.close, self.server.limits
         if self.loop.time() - came_s > limits.wait_s:
-            self._reply(_refusal(_crowded(), close=close), close=close)
+            self._reply(self._shed("late", close=close), close=close)
             return
         try:
             answer = await self.server.handler(request.path, request.authorization, body)
@@ -236,7 +232,7 @@ class Connection(asyncio.Protocol):
         if self.state is not State.RUNNING:
             return  # the connection is gone, or was closed for what came on it meanwhile
         if len(message) > _SMALL_BYTES and not self._hold(len(message)):
-            message = _refusal(_crowded(), close=close)
+            message = self._shed("answer", close=close)
         if close:
             self._last(message)
             return
@@ -252,6 +248,11 @@ class Connection(asyncio.Protocol):
         limits = self.server.limits
         stranger = self in self.server.strangers
         self._expect(State.HEAD, limits.head_timeout_s if stranger else limits.idle_timeout_s)
+
+    def _shed(self, reason: str, *, close: bool) -> bytes:
+        """Count a request that there is no room for; return what is said without a look at anything of it."""
+        self.server.shed[reason] += 1
+        return _refusal(OverloadedError("too many requests waiting", retry_after_s=RETRY_AFTER_S), close=close)
 
     def _refuse(self, message: bytes) -> None:
         self._release()

@@ -9,6 +9,7 @@ Pure: bytes in, values out.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -120,12 +121,15 @@ def encode_request(path: str, host: str, authorization: str | None, length: int)
     return head
 
 
-def encode_response(status: int, content_type: str, length: int, *, close: bool) -> bytes:
-    """Return the head of an answer."""
+def encode_response(
+    status: int, content_type: str, length: int, *, close: bool, retry_after_s: float | None = None
+) -> bytes:
+    """Return the head of an answer. `retry_after_s` is said in whole seconds, rounded up (RFC 9110, 10.2.3)."""
     connection = "Connection: close\r\n" if close else ""
+    retry = f"Retry-After: {math.ceil(retry_after_s)}\r\n" if retry_after_s is not None else ""
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: {content_type}\r\n"
-        f"Cache-Control: no-store\r\n{connection}Content-Length: {length}\r\n\r\n"
+        f"Cache-Control: no-store\r\n{retry}{connection}Content-Length: {length}\r\n\r\n"
     ).encode("ascii")
 
 

@@ -1,7 +1,8 @@
 """What a service counts of itself, as Prometheus reads it (text format 0.0.4), on a listener of its own.
 
-Labels are operations, codes of errors, the service's id and zone, a store's engine; each from a list that is
-closed before the first request. No request adds one, so no principal, purpose, subject or value can become a label.
+Labels are operations, codes of errors, reasons of the door, the service's id and zone, its peers, a store's engine;
+each from a list that is closed before the first request. No request adds one, so no principal, purpose, subject or
+value can become a label.
 
 Off unless `node.json` or `keeper.json` has "metrics". The door of `server` serves nothing of it.
 
@@ -15,6 +16,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import shutil
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
@@ -22,7 +24,7 @@ from pathlib import Path
 
 from anwen.errors import BY_CODE, AnwenError, GrantError, IntegrityError, PolicyError, StorageError
 from anwen.net.http1 import split_address
-from anwen.net.server import Handler
+from anwen.net.server import SHED, Handler
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 OTHER = "other"
@@ -34,6 +36,7 @@ PLAIN = "plain-http:"
 NOTED_PER_S = 16
 """Refusals in the log, at most."""
 
+_Gauge = tuple[Callable[[], float], Mapping[str, str]]  # what reads it, and its labels
 _CONNECTIONS, _HEAD_BYTES, _TIMEOUT_S = 8, 8192, 5.0
 _log = logging.getLogger("anwen.net")
 
@@ -47,11 +50,35 @@ class Metrics:
         self._sums = dict.fromkeys(self._seconds, 0.0)
         self._outcomes: dict[tuple[str, str], int] = {}
         self._under_way, self._noted = 0, (0, 0)
-        self._gauges: dict[str, tuple[str, Callable[[], float], Mapping[str, str]]] = {}
+        self._gauges: dict[str, tuple[str, list[_Gauge]]] = {}
+        self.shed: Mapping[str, int] = dict.fromkeys(SHED, 0)  # those of the `Server`, once it is there
 
     def gauge(self, name: str, about: str, read: Callable[[], float], **labels: str) -> None:
-        """Have `read` called for each exposition; what it raises of ours leaves the gauge out."""
-        self._gauges[name] = about, read, labels
+        """Have `read` called for each exposition; what it raises of ours leaves it out. Once for each set of labels."""
+        self._gauges.setdefault(name, (about, []))[1].append((read, labels))
+
+    def age(self, name: str, about: str, last_s: Callable[[], float], **labels: str) -> None:
+        """Show how long ago something happened last; `last_s` says when it did (Unix seconds), 0 where it cannot."""
+        latest_s = 0.0
+
+        def read() -> float:
+            nonlocal latest_s
+            latest_s = max(latest_s, last_s())
+            return time.time() - latest_s
+
+        self.gauge(name, about, read, **labels)
+
+    def follow_disk(self, path: Path) -> None:
+        """Show how full the disk is that a service writes to."""
+
+        def usage() -> tuple[int, int, int]:
+            try:
+                return shutil.disk_usage(path)
+            except OSError as error:
+                raise StorageError(f"{path.name}: {error.strerror}") from error
+
+        self.gauge("anwen_disk_free_bytes", "Free for the service on its data's disk.", lambda: usage()[2])
+        self.gauge("anwen_disk_size_bytes", "Size of the disk of the service's data.", lambda: usage()[0])
 
     def follow_policy(self, version: Callable[[], int], expires_s: Callable[[], int]) -> None:
         """Show which policy is in force, and for how long."""
@@ -121,11 +148,15 @@ class Metrics:
             yield self._sample("anwen_request_seconds_count", total, op=op)
         yield from _family("anwen_requests_under_way", "gauge", "Requests that have no answer yet.")
         yield self._sample("anwen_requests_under_way", self._under_way)
-        for name, (about, read, labels) in self._gauges.items():
-            with contextlib.suppress(AnwenError):
-                value = read()
-                yield from _family(name, "gauge", about)
-                yield self._sample(name, value, **labels)
+        yield from _family("anwen_shed_total", "counter", "Connections and requests that the door had no room for.")
+        for reason, count in self.shed.items():
+            yield self._sample("anwen_shed_total", count, reason=reason)
+        for name, (about, gauges) in self._gauges.items():
+            samples = []
+            for read, labels in gauges:
+                with contextlib.suppress(AnwenError):
+                    samples.append(self._sample(name, read(), **labels))
+            yield from (*_family(name, "gauge", about), *samples) if samples else ()
 
     def _sample(self, name: str, value: float, **labels: str) -> str:
         pairs = ",".join(f'{k}="{_escaped(v)}"' for k, v in (self._common | labels).items())

@@ -29,6 +29,10 @@ Whose = Callable[[str], str]
 Admit = Callable[[str], object]
 """Takes "Anwen GRANT"; raises `AnwenError` unless it is good in all but what the body says, which is still to come."""
 
+SHED = ("connections", "body", "requests", "late", "answer")
+"""Why the door turns somebody away: no room for a further connection, for a body, a request or its answer; or a request
+whose turn came too late."""
+
 _SWEEPS = 4  # of the shortest time limit
 
 
@@ -72,6 +76,7 @@ class Server:
         self.requests, self.held = Room(limits.requests), Room(limits.held_bytes)
         self.held_without_grant = Room(limits.held_bytes_without_grant)
         self.running: dict[asyncio.Task[None], Callable[[], None]] = {}  # and what to do when they are done
+        self.shed = dict.fromkeys(SHED, 0)  # how often for each reason
         self.address = ""
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -98,6 +103,7 @@ class Server:
             # who is being handled stays, and for an address that has its share nobody else makes room
             waiting = (c for c in self.strangers if c.state is not State.RUNNING)
             oldest = next((c for c in waiting if c.peer == address or not has_its_share), None)
+            self.shed["connections"] += 1
             if oldest is None:
                 return False
             self.let_go(oldest)

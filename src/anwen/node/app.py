@@ -95,7 +95,8 @@ async def _run(folder: Path) -> None:
     async def handler(path: str, authorization: str | None, body: bytes) -> bytes:
         return await node.handle(path.removeprefix("/v1/"), (authorization or "").removeprefix("Anwen "), body)
 
-    metrics = metrics_of(node, info)
+    # of the engines, one alone keeps its data on this machine: in the file that its setting names
+    metrics = metrics_of(node, info, store, folder / str(settings.get("path", "")))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -113,6 +114,7 @@ async def _run(folder: Path) -> None:
                 )
             except OSError as error:
                 raise StorageError(f"cannot listen on {info.address}: {error.strerror}") from error
+            metrics.shed = server.shed
             print(f"node {info.id} ready on {server.address}", flush=True)  # noqa: T201 - `anwen up` waits for this line
             await stop.wait()
             await server.aclose()

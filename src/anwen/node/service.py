@@ -190,8 +190,8 @@ class Node:
     async def _state(self, caller: _Caller, body: bytes) -> bytes:
         wire.decode(body, "node_state")
         purposes.check_audit(self.policy, caller.principal, caller.purpose.name)
-        salt, time_ms = self._random(wire.SALT_BYTES), int(self._clock() * 1000)
-        return encode_state(salt, self.policy, time_ms, await self._store.statistics())
+        found = await self._store.statistics()  # takes seconds, and the time is that of the answer
+        return encode_state(self._random(wire.SALT_BYTES), self.policy, int(self._clock() * 1000), found)
 
     async def _alive(self, _caller: _Caller, body: bytes) -> bytes:
         """Answer any principal's sign of life: the store is there, too. What it holds is the auditors' business."""
@@ -212,7 +212,7 @@ class Node:
 
     async def _current_epoch(self) -> int:
         """Return the newest epoch of the store, as far as known some seconds ago: wraps stay until an epoch ends."""
-        now_s = self._clock()
+        now_s = time.monotonic()  # the wall clock may be set back, and the epoch would not be looked up for as long
         if not self._epoch or now_s >= self._epoch_until_s:
             self._epoch = max([self._epoch, *await self._store.epochs()])
             self._epoch_until_s = now_s + _EPOCHS_LAST_S

@@ -82,6 +82,10 @@ class Hit:
     mac: bytes
 
 
+COUNT_MOST, COUNT_S = 1_000_000, 4.0
+"""How many rows of a table are counted, by engines that count without looking at them, and for how long by others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Counts for `doctor`; none of them names anybody."""
@@ -92,6 +96,7 @@ class Statistics:
     unverified: int
     size_bytes: int
     settings: dict[str, str] = field(default_factory=dict)
+    complete: bool = True  # else the engine stopped, and there is at least so much
 
 
 class Store(Protocol):
@@ -131,7 +136,16 @@ class Store(Protocol):
         """Return the epochs that have wraps, ascending."""
 
     async def statistics(self) -> Statistics:
-        """Return counts and the settings that durability depends on, read back from the engine."""
+        """Return counts and the settings that durability depends on, read back from the engine.
+
+        Within some seconds, however large the store: counting stops at COUNT_MOST or COUNT_S.
+        """
+
+    def members(self) -> tuple[int, int]:
+        """Return how many members of the database are up, as far as is known without waiting, and how many there are.
+
+        An engine that is one file, or that hides its members, counts as one.
+        """
 
     async def warm(self) -> None:
         """Become as fast as the engine gets before somebody waits: a node does this before it serves."""

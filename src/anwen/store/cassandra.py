@@ -71,6 +71,10 @@ class CassandraStore:
         settings = await schema.check(self._session) | await schema.members(self._session)
         return await read.statistics(self._session, await schema.size_bytes(self._session), settings)
 
+    def members(self) -> tuple[int, int]:
+        hosts = self._session.cluster.metadata.all_hosts()  # the driver hears each member's heartbeat
+        return sum(bool(host.is_up) for host in hosts), len(hosts)
+
     async def warm(self) -> None:
         await self._session.warm(warm_up)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from anwen.store import base
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
 from anwen.store.cassandra_session import Session
 from anwen.store.placing import Known, entries
@@ -225,17 +227,35 @@ async def _listed(
 
 
 async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]) -> Statistics:
-    """Return counts: reads the keys of all rows and postings."""
-    records = versions = unverified = postings = 0
+    """Return counts: reads the keys of rows and those of postings, COUNT_S long each at most."""
+    counts = Counter[str]()
+    complete = [await _within_time(count(session, counts)) for count in (_count_rows, _count_postings)]
+    records, versions, postings = counts["records"], counts["versions"], counts["postings"]
+    size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
+    return Statistics(records, versions, postings, counts["unverified"], size_bytes, settings, all(complete))
+
+
+async def _within_time(counting: Awaitable[None]) -> bool:
+    """Return whether all was counted before COUNT_S had passed."""
+    try:
+        async with asyncio.timeout(base.COUNT_S):
+            await counting
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _count_rows(session: Session, counts: Counter[str]) -> None:
     last = None
     async for rows_ in session.pages(_ROW_KEYS):
         for record, version, verified, deleted in rows_:  # a record's rows come together
             if version is not None and (deleted is None or version > deleted):
-                records += record != last
-                versions += 1
-                unverified += not verified
+                counts["records"] += record != last
+                counts["versions"] += 1
+                counts["unverified"] += not verified
                 last = record
+
+
+async def _count_postings(session: Session, counts: Counter[str]) -> None:
     async for labels_ in session.pages(ALL_LABELS):
-        postings += len(labels_)
-    size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
-    return Statistics(records, versions, postings, unverified, size_bytes, settings)
+        counts["postings"] += len(labels_)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anwen.errors import OverloadedError, StorageError, UnavailableError
+from anwen.errors import AnwenError, OverloadedError, StorageError, UnavailableError
 from anwen.store import postgresql_link, postgresql_read, postgresql_schema, postgresql_write
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
 
@@ -52,6 +52,8 @@ class PostgresqlStore:
         self._waiting: deque[_Job] = deque()
         self._waiting_rows = 0
         self._lanes: set[asyncio.Task[None]] = set()
+        self._answers = True
+        self._look: asyncio.Task[None] | None = None
 
     async def put(self, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
         if self._waiting_rows > WAITING_ROWS:
@@ -91,10 +93,26 @@ class PostgresqlStore:
     async def statistics(self) -> Statistics:
         return await self._pool.run(postgresql_read.statistics, STATISTICS_S)
 
+    def members(self) -> tuple[int, int]:
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._looks())
+        return int(self._answers), 1
+
+    async def _looks(self) -> None:
+        """See whether the servers answer; whoever asks next is told."""
+        try:
+            await self.epochs()
+        except AnwenError:
+            self._answers = False
+        else:
+            self._answers = True
+
     async def warm(self) -> None:
         """Do nothing: it is."""
 
     async def close(self) -> None:
+        if self._look:
+            self._look.cancel()
         await asyncio.gather(*self._lanes)
         await self._pool.close()
 

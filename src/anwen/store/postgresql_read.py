@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anwen.store import base
 from anwen.store import postgresql_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
 from anwen.store.postgresql_schema import Connection
@@ -53,17 +54,18 @@ async def list_subjects(
 
 
 async def statistics(db: Connection) -> Statistics:
-    """Return counts; reads indexes whole, or the small tables."""
+    """Return counts, each up to COUNT_MOST."""
     epochs = await schema.epochs(db)
     tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
-    rows = f"(SELECT count(*) FROM {tables[-1]})" if epochs else "0"
+    counted = "subject", tables[-1] if epochs else "row WHERE false", "posting", "row WHERE NOT verified"
+    columns = [f"(SELECT count(*) FROM (SELECT FROM {what} LIMIT {base.COUNT_MOST}) AS counted)" for what in counted]
     answer = await db.execute(
-        f"SELECT (SELECT count(*) FROM subject), {rows}, (SELECT count(*) FROM posting), "
-        "(SELECT count(*) FROM row WHERE NOT verified), "
+        f"SELECT {', '.join(columns)}, "
         "(SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest(%s::text[]) AS name)",
         (tables,),
     )
     counts = await answer.fetchone()
     assert counts is not None
     records, versions, postings, unverified, size_bytes = counts
-    return Statistics(records, versions, postings, unverified, size_bytes, await schema.settings(db))
+    complete, found = max(counts[:4]) < base.COUNT_MOST, await schema.settings(db)
+    return Statistics(records, versions, postings, unverified, size_bytes, found, complete)

@@ -90,6 +90,9 @@ class SqliteStore:
     async def statistics(self) -> Statistics:
         return await self._read(lambda db: sqlite_read.statistics(db, self._path))
 
+    def members(self) -> tuple[int, int]:
+        return int(not (self._failed or self._closed)), 1
+
     async def dump(self) -> AsyncIterator[Batch]:
         db = sqlite_schema.open_reader(self._path)
         batches = sqlite_copy.dump(db)
