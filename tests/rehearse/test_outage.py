@@ -3,6 +3,7 @@
 The long ones, with every fault and other engines, are deep.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,9 +16,12 @@ import pytest
 
 from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, patroni, postgresql
-from anwen.rehearse.outage.faults import FAULTS
+from anwen.rehearse.outage.faults import FAULTS, Fault, NotProvedError
+from anwen.rehearse.outage.figures import OK as ACKNOWLEDGED
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
 from anwen.rehearse.outage.processors import Processors, taken_s
+from anwen.rehearse.outage.rehearsal import Settings
+from anwen.rehearse.outage.rehearsal import rehearse as rehearsed
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()", "rehearse", "outage"]
 APART = os.geteuid() == 0 and shutil.which("ip") is not None
@@ -76,6 +80,34 @@ def test_a_zone_killed_and_cut_off_loses_nothing_and_callers_see_no_error(rehear
         assert run["processor_ms"]["database"] == 0  # one file, which the nodes read
     assert found["people"] > 300
     assert page.count("<svg") == len(found["runs"])
+
+
+def weak(failures):
+    """A fault that does nothing, and does not take hold the first so many times."""
+    left = iter(range(failures))
+
+    async def begin(*_):
+        if next(left, None) is not None:
+            raise NotProvedError("it is as it was")
+        return "nothing was done"
+
+    async def restore(*_):
+        pass
+
+    return Fault("nothing", begin, restore)
+
+
+def test_what_was_written_when_a_fault_did_not_take_hold_is_looked_for_and_the_repeat_sees_no_error_of_it(monkeypatch):
+    monkeypatch.setitem(FAULTS, "kill", weak(1))
+    monkeypatch.setitem(FAULTS, "hang", weak(2))
+    settings = Settings("sqlite", ("kill", "hang"), ("a",), 1, 1, before_s=2, after_s=1, every_s=0.2, people=100)
+    outcome = asyncio.run(rehearsed(settings, lambda _: None))
+    assert outcome.void == ["kill a: it is as it was", *["hang a: it is as it was"] * 2]
+    assert outcome.broken == ["hang a: did not take hold twice"]
+    (run,) = outcome.runs
+    assert run.figures.errors == {}
+    put = {o.key for o in run.operations if o.kind == "write" and o.outcome == ACKNOWLEDGED and len(o.key) == 18}
+    assert outcome.people > 70 + 2 * len(put)  # of 100, 30 are hot; all four runs put people
 
 
 SHORT = ("--quick", "--seconds", "1", "--fault", "kill")

@@ -154,6 +154,19 @@ def test_a_rehearsal_without_a_run_or_with_duplicates_has_failed():
     assert len(outcome.broken) == 2
 
 
+def test_a_fault_that_did_not_take_hold_twice_has_failed_though_others_did():
+    outcome = Outcome(Settings(), "here", [Run("kill", "a", 0, figures=GOOD)], untested=["hang b"])
+    assert outcome.broken == ["hang b: did not take hold twice"]
+
+
+def test_of_a_run_whose_fault_did_not_take_hold_only_what_it_lost_counts():
+    slow = Figures(**{**vars(GOOD), "errors": {"quorum": 2}, "stale": 1})
+    run = Run("kill", "a", 0, void="it runs", figures=slow, lost={"all zones": ["x"]}, logs=["proof: no"])
+    run.broken = broken(run, "cassandra", 0.05)
+    assert run.broken == ["1 acknowledged writes lost (all zones)", "1 stale reads", "proof: no"]
+    assert "no run whose fault took hold" in Outcome(Settings(), "here", [run]).broken
+
+
 def test_the_page_draws_what_happened_and_escapes_what_was_said():
     taken = {"keeper": 1.5, "node": 8.0, "database": 12.25}
     run = Run("kill", "a", 0, proof="<seen>", at=AT, figures=GOOD, speed=0.514, processor_ms=taken, broken=["1 & 2"])

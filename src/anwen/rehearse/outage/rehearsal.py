@@ -83,6 +83,7 @@ class Run:
     zone: str
     turn: int
     proof: str = ""
+    void: str = ""  # why the fault did not take hold
     at: Moments = NEVER
     figures: Figures = field(default_factory=Figures)
     lost: dict[str, list[str]] = field(default_factory=dict)  # by pass
@@ -113,6 +114,7 @@ class Outcome:
     runs: list[Run] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # fault: why it is impossible here
     void: list[str] = field(default_factory=list)  # runs whose fault did not take hold, repeated once
+    untested: list[str] = field(default_factory=list)  # those that did not the second time, either
     duplicates: list[str] = field(default_factory=list)
     people: int = 0  # acknowledged in all runs, and looked for once more at the end
     lost: list[str] = field(default_factory=list)  # of those
@@ -125,7 +127,8 @@ class Outcome:
             found.append(f"{len(self.lost)} acknowledged writes lost (at the end)")
         if self.duplicates:
             found.append(f"{len(self.duplicates)} identity numbers are in more than one record")
-        if not self.runs:
+        found += [f"{what}: did not take hold twice" for what in self.untested]
+        if all(r.void for r in self.runs):
             found.append("no run whose fault took hold")
         return found
 
@@ -250,20 +253,19 @@ class _Rehearsal:
             run = Run(name, zone, turn)
             try:
                 await self._run(run)
-            except NotProvedError as error:
-                self.outcome.void.append(f"{name} {zone}: {error}")
-                self.say(f"{name} {zone}: did not take hold: {error}")
-                await self._return(FAULTS[name], zone)
-                continue
             except UnavailableError as error:
                 run.broken = [f"did not come back: {error}"]
                 raise _RunError from error
             finally:
-                if run.broken or run.lost:
+                if run.broken or (run.lost and not run.void):
                     self.outcome.runs.append(run)
             said = "; ".join(run.broken) or "within its bounds"
-            self.say(f"{name} {zone}, run {turn + 1}: {run.proof}: {said} (processors at {run.speed:.0%} at times)")
-            return
+            if not run.void:
+                self.say(f"{name} {zone}, run {turn + 1}: {run.proof}: {said} (processors at {run.speed:.0%} at times)")
+                return
+            self.outcome.void.append(f"{name} {zone}: {run.void}")
+            self.say(f"{name} {zone}: did not take hold: {run.void}: {said}")
+        self.outcome.untested.append(f"{name} {zone}")
 
     async def _return(self, fault: Fault, zone: str) -> None:
         await fault.restore(self.zones, zone)
@@ -287,12 +289,18 @@ class _Rehearsal:
         run.broken = broken(run, self.settings.store, self.settings.every_s)
 
     async def _harm(self, fault: Fault, run: Run) -> dict[str, float]:
-        """Let the load run before, during and after a fault; return the processor time of each part before it."""
+        """Let the load run before, during and after a fault; return the processor time of each part before it.
+
+        One that does not take hold is undone at once: the load ends as ever, so that what it wrote is known.
+        """
         begin, first = time.monotonic(), self.zones.processor_s()
         await asyncio.sleep(self.settings.before_s + self.random.random())
         at, last = time.monotonic(), self.zones.processor_s()
-        run.proof = await fault.begin(self.zones, run.zone, run.turn)
-        if fault.lasts:
+        try:
+            run.proof = await fault.begin(self.zones, run.zone, run.turn)
+        except NotProvedError as error:
+            run.void = str(error)
+        if fault.lasts and not run.void:
             lasts = self.settings.seconds or fault.seconds[run.turn % len(fault.seconds)]
             await asyncio.sleep(max(0.0, at + lasts - time.monotonic()))
         restore = time.monotonic()
@@ -388,6 +396,8 @@ def broken(run: Run, store: str, every_s: float) -> list[str]:
     if f.stale:
         found.append(f"{f.stale} stale reads")
     found += run.logs
+    if run.void:
+        return found  # the rest is about the fault
     if run.fault == "none" and f.pace < PACE:
         found.append(f"the load kept {f.pace:.0%} of its pace: this machine is too slow for these figures")
     if "errors" in promised and FAULTS[run.fault].zones_lost <= 1 and f.errors:
