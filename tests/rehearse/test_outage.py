@@ -16,6 +16,7 @@ import pytest
 
 from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, patroni, postgresql
+from anwen.rehearse.outage import steps
 from anwen.rehearse.outage.faults import FAULTS, Fault, NotProvedError
 from anwen.rehearse.outage.figures import OK as ACKNOWLEDGED
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
@@ -128,6 +129,19 @@ def test_a_client_that_lies_about_writes_or_remembers_reads_is_seen(rehearse, na
     code, found, _, said = rehearse(*SHORT, "--break", name)
     assert code == FAILED, said
     assert any(seen in b for b in found["broken"])
+
+
+def test_the_steps_that_the_list_of_dependencies_marks_are_those_that_are_done():
+    text = (Path(__file__).parents[2] / "docs" / "dependencies-of-start.md").read_text()
+    marked = [line.split("|")[1].removeprefix(" ● ").strip() for line in text.splitlines() if line.startswith("| ● ")]
+    assert sorted(marked) == sorted(dict(steps.STEPS))
+
+
+def test_without_a_zone_a_client_is_added_and_a_node_moved_and_nothing_is_lost(rehearse):
+    code, found, _, said = rehearse("--quick", "--fault", "steps")
+    assert code == OK, said
+    (run,) = found["runs"]
+    assert run["proof"] == f"with zones b and c alone: {'; '.join(dict(steps.STEPS))}"
 
 
 def test_a_rehearsal_that_is_told_to_stop_takes_everything_with_it(tmp_path):

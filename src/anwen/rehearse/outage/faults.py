@@ -266,7 +266,7 @@ FAULTS = {
     "database": Fault("only the zone's database member killed", _killing(["database"]), _start, "member"),
     "upgrade": Fault("all zones stopped and started, one after another", _upgrade, _undone, lasts=False),
     "steps": Fault(
-        "the zone killed, the others started again, a policy signed and published, a client begun",
+        "the zone killed, the others started again, a client added, a node moved, a policy signed and published",
         steps.without, steps.catch_up, lasts=False, zones_lost=2,
     ),
     "two": Fault("all zones but this one killed", _kill_two, _start_two, zones_lost=2, least_s=4.0),
