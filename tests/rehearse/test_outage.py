@@ -5,6 +5,7 @@ The long ones, with every fault and other engines, are deep.
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 from anwen.cli.failures import FAILED, OK, STOPPED
 from anwen.rehearse import cassandra, patroni, postgresql
 from anwen.rehearse.outage import steps
+from anwen.rehearse.outage.databases import database
 from anwen.rehearse.outage.faults import FAULTS, Fault, NotProvedError
 from anwen.rehearse.outage.figures import OK as ACKNOWLEDGED
 from anwen.rehearse.outage.network import Loopback, Namespaces, network
@@ -142,6 +144,32 @@ def test_without_a_zone_a_client_is_added_and_a_node_moved_and_nothing_is_lost(r
     assert code == OK, said
     (run,) = found["runs"]
     assert run["proof"] == f"with zones b and c alone: {'; '.join(dict(steps.STEPS))}"
+
+
+def test_a_rehearsal_says_of_an_upgrade_that_it_is_of_the_same_build():
+    docs = Path(__file__).parents[2] / "docs"
+    for said in (FAULTS["upgrade"].title, *((docs / f"{n}.md").read_text() for n in ("upgrade", "rehearse-outage"))):
+        assert "same build" in said.replace("*", "")
+
+
+def test_the_drivers_log_is_as_loud_after_a_rehearsal_as_before(tmp_path, monkeypatch):
+    class Members:
+        def __init__(self, *_, **__):
+            pass
+
+        async def start(self):
+            assert driver.level == logging.CRITICAL  # members that go down are no news
+
+        async def stop(self):
+            pass
+
+    driver = logging.getLogger("cassandra")
+    monkeypatch.setattr(driver, "level", logging.WARNING)
+    monkeypatch.setattr(cassandra, "Cluster", Members)
+    servers = database("cassandra", tmp_path, {}, lambda _: [])
+    asyncio.run(servers.start())
+    asyncio.run(servers.stop())
+    assert driver.level == logging.WARNING
 
 
 def test_a_rehearsal_that_is_told_to_stop_takes_everything_with_it(tmp_path):

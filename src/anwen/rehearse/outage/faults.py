@@ -264,7 +264,7 @@ FAULTS = {
     "keeper": Fault("only the zone's keeper killed", _killing(["keeper"]), _start),
     "node": Fault("only the zone's node killed", _killing(["node"]), _start),
     "database": Fault("only the zone's database member killed", _killing(["database"]), _start, "member"),
-    "upgrade": Fault("all zones stopped and started, one after another", _upgrade, _undone, lasts=False),
+    "upgrade": Fault("zones stopped and started, the same build, one after another", _upgrade, _undone, lasts=False),
     "steps": Fault(
         "the zone killed, the others started again, a client added, a node moved, a policy signed and published",
         steps.without, steps.catch_up, lasts=False, zones_lost=2,
