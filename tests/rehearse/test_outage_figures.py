@@ -144,14 +144,60 @@ def test_a_slower_loads_own_step_is_no_gap_of_the_vaults():
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql", "cassandra"])
 def test_a_lost_write_and_a_broken_log_count_with_every_engine(engine):
-    run = Run("two", "a", 0, figures=GOOD, lost={"all zones": [], "without b": ["x"]}, logs=["proof: no"])
+    run = Run("kill", "a", 0, figures=GOOD, lost={"all zones": [], "without b": ["x"]}, logs=["proof: no"])
     assert broken(run, engine, 0.05) == ["1 acknowledged writes lost (without b)", "proof: no"]
+
+
+STOPS = [
+    *(op("write", 9 + i) for i in range(4)),  # the last was acknowledged 2 s after the fault, and was under way
+    *(op("read", 12 + i, outcome="quorum") for i in range(8)),
+    op("find", 13, took=2, outcome="deadline"), op("read", 14, outcome="unavailable"), op("write", 20.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "engine", "said"),
+    [
+        ([], "sqlite", []),
+        ([op("write", 12.1)], "sqlite", ["1 operations succeeded without a quorum"]),
+        ([op("read", 19.9)], "postgresql", ["1 operations succeeded without a quorum"]),
+        ([op("read", 13, outcome="proof")], "sqlite", ["errors that do not tell of lost zones (proof)"]),
+        ([op("read", 23, outcome="open")], "sqlite", ["errors that do not tell of lost zones (open)"]),
+        ([op("write", 13, outcome="conflict")], "sqlite", ["errors that do not tell of lost zones (conflict)"]),
+        ([op("write", 21, outcome="conflict")], "sqlite", []),  # with one that was in doubt
+        ([op("read", 13, outcome="storage")], "sqlite", ["errors that do not tell of lost zones (storage)"]),
+        ([op("read", 13, outcome="storage")], "cassandra", []),
+    ],
+)
+def test_without_two_zones_a_vault_has_to_stop_and_to_say_so(more, engine, said):
+    log = [*STOPS, *more]
+    run = Run("two", "a", 0, at=AT, operations=log, figures=figures.summarise(log, AT, {"x": 0}, 0.05))
+    assert broken(run, engine, 0.05) == said
+
+
+@pytest.mark.parametrize("seen", [[], [op("read", 15, took=2, outcome="deadline")], [op("read", 9, outcome="quorum")]])
+def test_without_two_zones_silence_is_no_clear_error(seen):
+    run = Run("two", "a", 0, at=AT, operations=seen, figures=figures.summarise(seen, AT, {}, 0.05))
+    assert broken(run, "cassandra", 0.05) == ["no clear error was seen"]
 
 
 def test_a_rehearsal_without_a_run_or_with_duplicates_has_failed():
     assert Outcome(Settings(), "here").broken == ["no run whose fault took hold"]
     outcome = Outcome(Settings(), "here", [Run("kill", "a", 0, figures=GOOD)], duplicates=["1"], lost=["2"])
     assert len(outcome.broken) == 2
+
+
+def test_a_fault_that_did_not_take_hold_twice_has_failed_though_others_did():
+    outcome = Outcome(Settings(), "here", [Run("kill", "a", 0, figures=GOOD)], untested=["hang b"])
+    assert outcome.broken == ["hang b: did not take hold twice"]
+
+
+def test_of_a_run_whose_fault_did_not_take_hold_only_what_it_lost_counts():
+    slow = Figures(**{**vars(GOOD), "errors": {"quorum": 2}, "stale": 1})
+    run = Run("kill", "a", 0, void="it runs", figures=slow, lost={"all zones": ["x"]}, logs=["proof: no"])
+    run.broken = broken(run, "cassandra", 0.05)
+    assert run.broken == ["1 acknowledged writes lost (all zones)", "1 stale reads", "proof: no"]
+    assert "no run whose fault took hold" in Outcome(Settings(), "here", [run]).broken
 
 
 def test_the_page_draws_what_happened_and_escapes_what_was_said():

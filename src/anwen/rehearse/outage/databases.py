@@ -97,11 +97,13 @@ class Cassandra:
     def __init__(self, folder: Path, hosts: Mapping[str, str], prefix: Callable[[str], list[str]]) -> None:
         from anwen.rehearse.cassandra import Cluster  # noqa: PLC0415
 
-        logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # members go down here: that is no news
+        self._log = logging.getLogger("cassandra")
+        self._level = self._log.level
         self._cluster = Cluster(folder, tuple(hosts), hosts, prefix=prefix)
         self._session: Session | None = None
 
     async def start(self) -> None:
+        self._log.setLevel(logging.CRITICAL)  # members go down here: that is no news
         await self._cluster.start()
 
     async def start_member(self, zone: str) -> None:
@@ -118,6 +120,7 @@ class Cassandra:
     async def stop(self) -> None:
         if self._session:
             await self._session.close()
+        self._log.setLevel(self._level)
         await self._cluster.stop()
 
     async def whole(self) -> bool:

@@ -51,6 +51,7 @@ class Fault:
     repeated: bool = False  # else once for each zone, however many runs are asked for
     zones_lost: int = 1
     seconds: tuple[float, ...] = (30.0,)  # how long it lasts, by turn
+    least_s: float = 0.0  # whatever is asked for
 
 
 async def _nothing(_: Zones, __: str, ___: int = 0) -> str:
@@ -237,14 +238,17 @@ async def _upgrade(zones: Zones, zone: str, _: int) -> str:
 
 
 async def _kill_two(zones: Zones, zone: str, turn: int) -> str:
-    """Kill all zones but one."""
-    seen = [await _killing(PARTS)(zones, each, turn) for each in ZONES if each != zone]
-    return "; ".join(seen)
+    """Kill all zones but one; they stop at one moment, so that from then on nothing may be acknowledged."""
+    others = [each for each in ZONES if each != zone]
+    for each in others:
+        zones.signal(each, signal.SIGSTOP)
+    return "; ".join([await _killing(PARTS)(zones, each, turn) for each in others])
 
 
 async def _start_two(zones: Zones, zone: str) -> None:
     async with asyncio.TaskGroup() as starting:
         for each in ZONES:
+            zones.signal(each, signal.SIGCONT)  # it may have been stopped and not killed
             if each != zone:
                 starting.create_task(zones.restart(each))
 
@@ -260,11 +264,11 @@ FAULTS = {
     "keeper": Fault("only the zone's keeper killed", _killing(["keeper"]), _start),
     "node": Fault("only the zone's node killed", _killing(["node"]), _start),
     "database": Fault("only the zone's database member killed", _killing(["database"]), _start, "member"),
-    "upgrade": Fault("all zones stopped and started, one after another", _upgrade, _undone, lasts=False),
+    "upgrade": Fault("zones stopped and started, the same build, one after another", _upgrade, _undone, lasts=False),
     "steps": Fault(
-        "the zone killed, the others started again, a policy signed and published, a client begun",
+        "the zone killed, the others started again, a client added, a node moved, a policy signed and published",
         steps.without, steps.catch_up, lasts=False, zones_lost=2,
     ),
-    "two": Fault("all zones but this one killed", _kill_two, _start_two, zones_lost=2),
+    "two": Fault("all zones but this one killed", _kill_two, _start_two, zones_lost=2, least_s=4.0),
 }  # fmt: skip
 """By name, in the order in which they are rehearsed."""

@@ -121,11 +121,13 @@ class Zones:
         self.signal(zone, signal.SIGKILL, parts)
         await self._ended(zone, parts)
 
-    async def terminate(self, zone: str) -> None:
+    async def terminate(self, zone: str, parts: Collection[str] = PARTS) -> None:
         """Ask a zone's processes to end, and wait until they have."""
-        self.signal(zone, signal.SIGTERM, ["keeper", "node"])
-        await self._ended(zone, PARTS)
-        await self.database.stop_member(zone)
+        self._processors.started()  # what ends does not yield any more, or it would not end in time
+        self.signal(zone, signal.SIGTERM, [part for part in parts if part != "database"])
+        await self._ended(zone, parts)
+        if "database" in parts:
+            await self.database.stop_member(zone)
 
     async def _ended(self, zone: str, parts: Collection[str]) -> None:
         for part in parts:
@@ -142,6 +144,19 @@ class Zones:
         if "database" in missing:
             await self._start(zone, "database")
         await asyncio.gather(*(self._start(zone, part) for part in missing if part != "database"))
+
+    async def move_node(self, zone: str, folder: Path) -> None:
+        """Run a zone's node in another folder from now on. Raises UnavailableError."""
+        await self.terminate(zone, ["node"])
+        link = self.folder.path / "nodes" / zone
+        link.unlink()
+        link.symlink_to(folder)
+        await self._start(zone, "node")
+
+    async def follow(self) -> None:
+        """Take the newest policy for what the harness asks and knows."""
+        await self.work.close()
+        self.policy, self.work = self.folder.policy(), self.connect()
 
     # --- what can be seen from outside -----------------------------------------------------------------------------
 
@@ -175,7 +190,7 @@ class Zones:
         """Return whether a zone's own keeper and node answer."""
         try:
             await self.clock_offset(zone)
-            await _ask_node(self.work.session, zone, self.work.purpose)
+            await ask_node(self.work.session, zone, self.work.purpose)
         except AnwenError:
             return False
         return True
@@ -198,7 +213,8 @@ class Zones:
         return await (self.database.whole() if what == "store" else self.serves(what))
 
 
-async def _ask_node(session: Session, zone: str, purpose: str) -> None:
+async def ask_node(session: Session, zone: str, purpose: str) -> None:
+    """Ask a zone's own node for a record that is not there. Raises AnwenError: it does not answer, or refuses."""
     nobody: dict[str, wire.Table] = {"records": {"record": stack([session.random(16)], 16)}}
     body = wire.encode("node_get", session.random(wire.SALT_BYTES), tables=nobody)
     grant = session.grant(f"{session.policy.vault.hex()}/node", purpose, body)
