@@ -109,7 +109,7 @@ JUNK = {
     "jti of a list": lambda e: {**e, "jti": []},
     "no exp": lambda e: {k: v for k, v in e.items() if k != "exp"},
     "exp of text": lambda e: {**e, "exp": "later"},
-    "exp too late": lambda e: {**e, "exp": 10**18},
+    "exp true": lambda e: {**e, "exp": True},
     "time of text": lambda e: {**e, "t": "now"},
     "time too late": lambda e: {**e, "t": 10**18},
     "time true": lambda e: {**e, "t": True},

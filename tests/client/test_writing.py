@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from client_rig import person
 
 import vault_texts
 from anwen.client.rows import Plain, bodies_of, canonical_values, tokens_of
 from anwen.client.writing import CANDIDATES, _Batch
+from anwen.errors import MalformedError
 
 ROWS = {
     "person": {"id_number": "11010519491231002X", "name": "Li Na", "phone": "+8613800138000", "email": "a@example.org"},
@@ -78,3 +80,30 @@ def test_labels_of_what_is_not_there_are_new_each_time_and_keepers_are_not_asked
         seen |= {label.tobytes() for label in tables["labels"]["label"][-CANDIDATES:]}
         seen.add(tables["postings"]["mac"][-1].tobytes())
     assert len(seen) == 3 * (CANDIDATES + 1)
+
+
+@pytest.mark.parametrize(
+    ("collection", "extra"),
+    [
+        ("person", {"passport.no": "x"}),
+        ("person", {"person.id_number": "x"}),
+        ("person", {"subject": "ab" * 16}),
+        ("incident", {"zz.person": "x"}),
+        ("incident", {"subject": "ab" * 16}),
+        ("incident", {"note": "x"}),
+    ],
+    ids=str,
+)
+def test_nothing_that_a_caller_gives_is_left_out_without_a_word(rig, people, base, collection, extra):
+    vault = rig.connect("importer", "intake" if collection == "person" else "registration")
+    known = {"person.id_number": people[0]["id_number"]}
+    row = person(base + 190) if collection == "person" else ROWS["incident"] | known
+    with pytest.raises(MalformedError, match=r"unknown field|expected person\.FIELD"):
+        vault.put(collection, row | extra)
+
+
+def test_whoever_asks_about_a_handle_that_is_none_is_told_so(rig):
+    auditor = rig.connect("dpo", "oversight")
+    for handle in ("zz" * 16, "ab", ""):
+        with pytest.raises(MalformedError, match="32 hexadecimal digits"):
+            auditor.audit_subject(handle)

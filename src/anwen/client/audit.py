@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from anwen.client.inspecting import keeper_state
 from anwen.client.quorum import Report
+from anwen.client.records import handle_of
 from anwen.client.session import Session
 from anwen.crypto.merkle import Frontier, leaf_hash
 from anwen.errors import AnwenError, MalformedError, ProofError, QuorumError, TooLargeError, UnavailableError
@@ -90,14 +91,16 @@ async def who_has_seen(session: Session, purpose: str, subject: str, since_s: in
     is shown apart, what fewer than t say is marked: a keeper may name somebody who asked nothing. One whose answer does
     not parse is left out and reported.
 
-    Raises: QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in none of these logs.
+    Raises: MalformedError: no handle. QuorumError: fewer than n - t + 1 keepers answered, so an opening might be in
+    none of these logs.
     """
+    handle = handle_of(subject)
     told: dict[str, dict[_Who, list[_Told]]] = {}
     failed: dict[str, BaseException] = {}
 
     async def ask(keeper: str) -> None:
         try:
-            raws = about(session, purpose, keeper, bytes.fromhex(subject), since_s)
+            raws = about(session, purpose, keeper, handle, since_s)
             async with _within(keeper, ABOUT_S):
                 read = [_read(session.policy, keeper, raw) async for raw in raws]
         except AnwenError as error:
@@ -173,9 +176,10 @@ def _read(policy: Policy, keeper: str, raw: bytes) -> tuple[str, _Who, _Told]:
     good = all(isinstance(n, str) and len(n) <= _NAME_CHARACTERS and n.isascii() for n in texts)
     if not (good and all(str(n).isidentifier() for n in names)):  # no escape sequence reaches a terminal
         raise ProofError(f"keeper {keeper}: an entry without the names that it must have")
-    times_ms = [time_ms, 1000 * expires_s] if type(time_ms) is type(expires_s) is int else [-1]
-    if not 0 <= min(times_ms) <= max(times_ms) <= _LAST_MS or not isinstance(classes, dict):
+    whole = type(time_ms) is int and 0 <= time_ms <= _LAST_MS and type(expires_s) is int
+    if not whole or not isinstance(classes, dict):
         raise ProofError(f"keeper {keeper}: an entry without times or classes")
+    assert isinstance(time_ms, int)
     return f"{jti} {expires_s}", _Who(*map(str, names)), _Told(keeper, time_ms, class_names(policy, keeper, classes))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anwen.client.rows import Cell
-from anwen.errors import ProofError
+from anwen.errors import MalformedError, ProofError
 from anwen.formats import wire
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.model import Collection, Policy
@@ -68,3 +68,14 @@ def _add(
         )
     top = max(version, known.version if known else 0)
     found[record] = Record(collection.name, record.hex(), subject.hex(), top, cells)
+
+
+def handle_of(value: object) -> bytes:
+    """Return an id or handle. Raises MalformedError."""
+    try:
+        handle = bytes.fromhex(str(value))
+    except ValueError:
+        handle = b""
+    if len(handle) != 16:
+        raise MalformedError("an id or handle is 32 hexadecimal digits")
+    return handle

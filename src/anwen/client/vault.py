@@ -11,7 +11,7 @@ from anwen.client.batching import Batcher
 from anwen.client.deadline import bounded
 from anwen.client.finding import Query
 from anwen.client.reading import Reader
-from anwen.client.records import Record
+from anwen.client.records import Record, handle_of
 from anwen.client.rows import Cell, Plain, PrehashKeys, Values, bodies_of, canonical_values, holds, seconds, tokens_of
 from anwen.client.session import Session
 from anwen.client.writing import PutResult, Writer
@@ -103,7 +103,8 @@ class AsyncVault:
         if isinstance(subject, AnwenError):
             raise subject
         names = [c.name for c in schema.classes]
-        fields = {k: v for k, v in row.items() if k not in RESERVED and "." not in k}
+        about = {*RESERVED[1:], _whose(schema, row)}
+        fields = {k: v for k, v in row.items() if k not in about and (v or k != "subject")}
         values = canonical_values(schema, fields, names)
         tokens = tokens_of(schema, values, names, keys)
         collected_s, expires_s = self._dates(schema, row)
@@ -130,12 +131,12 @@ class AsyncVault:
         unknown = f"{schema.name}: a record needs its subject: 'subject' or '{parent.name}.FIELD'"
         for i, row in enumerate(rows):
             subjects.append(NotFoundError(unknown))
-            reference = next((k for k in row if "." in k), None)
-            if reference is not None:
+            reference = _whose(schema, row)
+            if reference != "subject":
                 wanted.setdefault(reference, []).append((i, row[reference]))
             elif row.get("subject"):
                 try:
-                    handles.append((i, _handle(row["subject"])))
+                    handles.append((i, handle_of(row["subject"])))
                 except MalformedError as error:
                     subjects[i] = error
         for reference, values in wanted.items():
@@ -214,7 +215,7 @@ class AsyncVault:
             self._gets[class_ids] = Batcher[bytes, Record | None](
                 lambda r: self._run_get(r, class_ids), within_s=self.session.timing.deadline_s
             )
-        return await self._gets[class_ids].submit([_handle(i) for i in ids])
+        return await self._gets[class_ids].submit([handle_of(i) for i in ids])
 
     async def _run_get(self, records: list[bytes], classes: Sequence[int]) -> list[Record | None]:
         found = await self._reader.get(records, classes)
@@ -276,13 +277,13 @@ class AsyncVault:
         """Return a subject's records in a collection, still sealed."""
         schema = self._collection(collection)
         ids = self._class_ids(schema, classes)
-        return [r async for r in self._reader.subjects(schema, [_handle(subject)], ids, page=512)]
+        return [r async for r in self._reader.subjects(schema, [handle_of(subject)], ids, page=512)]
 
     async def scan(
         self, collection: str, classes: Sequence[str] = (), *, page: int = 512, after: str = ""
     ) -> AsyncIterator[Record]:
         """Yield every record of a collection, still sealed, by record id; those beyond `after`, if that is given."""
-        schema, beyond = self._collection(collection), _handle(after) if after else bytes(16)
+        schema, beyond = self._collection(collection), handle_of(after) if after else bytes(16)
         async for record in self._reader.subjects(schema, [], self._class_ids(schema, classes), page, after=beyond):
             yield record
 
@@ -387,11 +388,6 @@ def _good(found: Sequence[Found | MalformedError]) -> list[Found]:
     return [records for records in found if not isinstance(records, MalformedError)]
 
 
-def _handle(value: object) -> bytes:
-    try:
-        handle = bytes.fromhex(str(value))
-    except ValueError:
-        handle = b""
-    if len(handle) != 16:
-        raise MalformedError("an id or handle is 32 hexadecimal digits")
-    return handle
+def _whose(schema: Collection, row: Mapping[str, object]) -> str:
+    """Return under which name a row says whose it is; "" in a collection whose records are people of their own."""
+    return "" if schema.subject == "own" else next((k for k in row if "." in k), "subject")
