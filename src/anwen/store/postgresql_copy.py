@@ -27,11 +27,12 @@ async def connect(settings: Mapping[str, object], folder: Path) -> PostgresqlCop
 
     Raises: PolicyError: as there. UnavailableError: no server answers.
     """
-    for host in postgresql_link.target(settings, folder).hosts:
+    hosts = postgresql_link.target(settings, folder).hosts
+    for host in hosts:
         with contextlib.suppress(psycopg.Error):
             db = await psycopg.AsyncConnection.connect(host, autocommit=True)
             try:
-                await schema.check(db)
+                await schema.check(db, len(hosts))
                 await schema.make(db)
             except BaseException:
                 await db.close()

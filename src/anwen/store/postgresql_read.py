@@ -52,8 +52,8 @@ async def list_subjects(
     return [record for (record,) in await rows.fetchall()]
 
 
-async def statistics(db: Connection) -> Statistics:
-    """Return counts; reads indexes whole, or the small tables."""
+async def statistics(db: Connection, hosts: int) -> Statistics:
+    """Return counts, and `schema.settings`; reads indexes whole, or the small tables."""
     epochs = await schema.epochs(db)
     tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
     rows = f"(SELECT count(*) FROM {tables[-1]})" if epochs else "0"
@@ -66,4 +66,4 @@ async def statistics(db: Connection) -> Statistics:
     counts = await answer.fetchone()
     assert counts is not None
     records, versions, postings, unverified, size_bytes = counts
-    return Statistics(records, versions, postings, unverified, size_bytes, await schema.settings(db))
+    return Statistics(records, versions, postings, unverified, size_bytes, await schema.settings(db, hosts))
