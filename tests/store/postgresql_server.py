@@ -53,13 +53,13 @@ def fresh_settings(server, **more):
 
 
 @contextlib.contextmanager
-def server_setting(server, name, value):
+def server_setting(server, name, value, usual="on"):
     """A server whose own configuration says so, for new connections and old."""
     try:
         _alter(server, f"ALTER SYSTEM SET {name} = {value}", name, value)
         yield
     finally:
-        _alter(server, f"ALTER SYSTEM RESET {name}", name, "on")
+        _alter(server, f"ALTER SYSTEM RESET {name}", name, usual)
 
 
 def _alter(server, statement, name, value):

@@ -260,6 +260,21 @@ async def test_a_member_that_acknowledges_before_it_writes_is_refused(members):
         await members.start_member("c")
 
 
+async def test_a_keyspace_whose_writes_go_past_the_commit_log_is_refused(members):
+    node = await connected(members, keyspace="forgetful")
+    try:
+        assert (await node.statistics()).settings["durable_writes"] == "true"
+        await node._session.define("ALTER KEYSPACE forgetful WITH durable_writes = false")
+        with pytest.raises(PolicyError, match="durable_writes of keyspace forgetful: expected true, got false"):
+            await node.statistics()
+        with pytest.raises(PolicyError, match="durable_writes"):
+            await connected(members, keyspace="forgetful")
+        await node._session.define("ALTER KEYSPACE forgetful WITH durable_writes = true")
+        await (await connected(members, keyspace="forgetful")).close()
+    finally:
+        await node.close()
+
+
 @pytest.mark.parametrize(
     ("replication", "zones", "reason"),
     [

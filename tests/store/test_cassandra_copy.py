@@ -1,8 +1,12 @@
 """Copies of a store on Cassandra: each record whole, also while it is written; a load that was cut off is not served."""
 
+import contextlib
 import itertools
+import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +150,70 @@ async def test_a_copy_has_everything_once_also_where_several_members_answer_the_
         assert sorted(r[0] for r in content["row"]) == sorted(r.record for r in ones)
         assert (await store.statistics()).records == 60
     await store.close()
+
+
+BACKUP = """
+import asyncio, json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from anwen.backup import archive
+from anwen.store import copying
+
+node, settings, target = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+
+class Pausing:
+    def __init__(self, copy):
+        self.copy = copy
+
+    async def dump(self):
+        async for batch in self.copy.dump():
+            print("here", flush=True)
+            sys.stdin.read()
+            yield batch
+
+async def run():
+    copy = await copying.connect("cassandra", settings, node)
+    policy = SimpleNamespace(vault=bytes(16), version=1, engine="cassandra")
+    await archive.back_up(Pausing(copy), policy, {}, target)
+    await copy.close()
+
+asyncio.run(run())
+"""
+
+
+@contextlib.contextmanager
+def backup_under_way(node, settings, target):
+    command = [sys.executable, "-c", BACKUP, str(node), json.dumps(settings), str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"here\n"
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_what_a_killed_backup_left_in_the_nodes_folder_goes_with_the_next_one(fresh, tmp_path):
+    settings, node = fresh(), tmp_path / "node"
+    (node / "copy-of-something").mkdir(parents=True)
+
+    def scratch():
+        return {path.parent.name for path in node.glob("copy-*/copy.sqlite")}
+
+    store, _ = await filled("cassandra", settings, tmp_path)
+    await store.close()
+    with backup_under_way(node, settings, tmp_path / "one"):
+        pass
+    killed = scratch()
+    assert len(killed) == 1
+    with backup_under_way(node, settings, tmp_path / "two") as living:
+        its = scratch()
+        assert len(its) == 1
+        assert its.isdisjoint(killed)
+        copy = await copying.connect("cassandra", settings, node)
+        assert len((await dumped(copy))["row"]) == 30
+        await copy.close()
+        assert scratch() == its, "a backup that is under way keeps its own"
+        living.stdin.close()
+        assert living.wait(60) == 0
+    assert [p.name for p in node.iterdir()] == ["copy-of-something"]
+    assert (tmp_path / "two" / "bulk" / "row").exists()

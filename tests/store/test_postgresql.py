@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from anwen.errors import OverloadedError, PolicyError, StorageError, UnavailableError
 from anwen.net.tls import make_certificate
 from anwen.rehearse import postgresql
-from anwen.store import engines
+from anwen.store import copying, engines
 from anwen.store.base import Outcome
 from anwen.store.postgresql_link import target
 from anwen.store.postgresql_write import COPY_ROWS
@@ -138,6 +138,37 @@ async def test_a_server_that_can_lose_acknowledged_writes_is_refused(server, tmp
         with pytest.raises(PolicyError, match=f"{setting} is off"):
             await engines.connect("postgresql", settings, tmp_path)
         assert (await engine.statistics()).settings[setting] == "off"  # what doctor sees of a change while it runs
+    await engine.close()
+
+
+def with_a_second_host(settings):
+    """Settings that name one that is down, too."""
+    down = postgresql.free_port("127.0.0.1")
+    conninfo = str(settings["conninfo"]).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
+    return settings | {"conninfo": conninfo.replace("port=", f"port={down},")}
+
+
+async def test_commits_that_do_not_wait_for_a_standby_are_refused_where_one_may_take_over(server, tmp_path):
+    settings = fresh_settings(server)
+    name = str(settings["conninfo"]).rpartition("=")[2]
+    execute(server, f"ALTER ROLE {name} SET synchronous_commit = local")
+    await (await engines.connect("postgresql", settings, tmp_path)).close()
+    for connect in (engines.connect, copying.connect):
+        with pytest.raises(PolicyError, match="synchronous_commit is local"):
+            await connect("postgresql", with_a_second_host(settings), tmp_path)
+
+
+async def test_several_hosts_without_a_standby_that_confirms_are_told_of(server, tmp_path, caplog):
+    settings = fresh_settings(server)
+    await (await engines.connect("postgresql", settings, tmp_path)).close()
+    with server_setting(server, "synchronous_standby_names", "standby", usual=""):
+        engine = await engines.connect("postgresql", with_a_second_host(settings), tmp_path)
+    assert "switch-over" not in caplog.text, "one server has none to switch to, and with a standby nothing is lost"
+    await engine.close()
+    engine = await engines.connect("postgresql", with_a_second_host(settings), tmp_path)
+    said = "none: a switch-over now loses what was acknowledged last"
+    assert said in caplog.text
+    assert (await engine.statistics()).settings["synchronous_standby_names"] == said
     await engine.close()
 
 

@@ -42,7 +42,8 @@ COUNT_S = 30.0
 PROMISES = {
     "sqlite": "sqlite, one file: no zone promise; when its machine is lost, writes since the last backup are",
     "cassandra": "cassandra, three replicas, one in each zone, writes and reads by quorum: any one zone may be lost",
-    "postgresql": "postgresql: as available as its own servers; a switch-over stops writes for as long as it takes",
+    "postgresql": "postgresql: as available as its own servers; a switch-over stops writes for as long as it takes, "
+    "and loses what was acknowledged last unless commits wait for a standby (synchronous_standby_names)",
 }
 """What each engine promises: every report names it beside the engine."""
 

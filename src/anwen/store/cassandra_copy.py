@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -36,12 +39,13 @@ _RUN = b"copy"
 _AT = 2
 """Timestamp of what a load writes: as if by version 1, so that every later version may bury it."""
 _TRIES = 8
+_FILE = "copy.sqlite"
 
 
 async def connect(settings: Mapping[str, object], folder: Path) -> CassandraCopy:
     """Return what copies the store that `cassandra.connect` opens with the same settings. Raises what that raises.
 
-    A copy is put together in `folder`, and takes as much room there as the backup will.
+    A copy is put together in `folder`, and takes up to twice as much room there as the backup will.
     """
     session = Session(Settings.parse(settings, folder))
     await session.open()
@@ -52,6 +56,35 @@ async def connect(settings: Mapping[str, object], folder: Path) -> CassandraCopy
         await session.close()
         raise
     return CassandraCopy(session, folder)
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give the block a folder of its own, which goes at its end; those of copies that were killed go first.
+
+    Whoever lives holds a lock on what is his, and none that starts looks before that is so.
+    """
+    with contextlib.ExitStack() as held:
+        with _locked(folder, fcntl.LOCK_EX):
+            for left in sorted(folder.glob(f"copy-*/{_FILE}")):  # not whatever else an operator calls so
+                at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
+                with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(left.parent, at_once):
+                    shutil.rmtree(left.parent)
+            scratch = Path(tempfile.mkdtemp(prefix="copy-", dir=folder))  # a crash leaves it to the next copy
+            held.enter_context(_locked(scratch, fcntl.LOCK_EX))
+        held.callback(shutil.rmtree, scratch)
+        yield scratch
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold a folder's lock, which ends with this process. Raises BlockingIOError, with LOCK_NB: another one does."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 class CassandraCopy:
@@ -68,8 +101,8 @@ class CassandraCopy:
 
     async def dump(self) -> AsyncIterator[Batch]:
         with (
-            tempfile.TemporaryDirectory(prefix="copy-", dir=self._folder) as scratch,
-            contextlib.closing(sqlite_schema.open_writer(Path(scratch) / "copy.sqlite")) as db,
+            _scratch(self._folder) as scratch,
+            contextlib.closing(sqlite_schema.open_writer(scratch / _FILE)) as db,
         ):
             db.execute("PRAGMA synchronous = OFF")  # nothing of it is to outlive this process
             db.execute("BEGIN")

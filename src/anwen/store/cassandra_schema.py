@@ -36,7 +36,7 @@ _SETTINGS = ("commitlog_sync", "auto_snapshot")
 
 async def make(session: Session) -> None:
     """Make keyspace and tables, unless they are there. Raises StorageError."""
-    if await _replication(session) is None:
+    if await _keyspace(session) is None:
         await session.define(
             f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"
         )
@@ -110,11 +110,14 @@ async def _make_table(session: Session, name: str, columns: str) -> None:
 
 async def check(session: Session) -> dict[str, str]:
     """Return what durability and steadiness depend on, as the cluster states it. Raises PolicyError, StorageError."""
-    replication = await _replication(session)
-    if replication is None:
+    keyspace = await _keyspace(session)
+    if keyspace is None:
         raise StorageError(f"store cassandra: no keyspace {session.keyspace}")
+    replication, durable = keyspace
     check_replication(replication, await _zones(session))
-    found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items()))}
+    if not durable:  # then writes go past the commit log, and no setting of it means anything
+        raise PolicyError(f"store cassandra: durable_writes of keyspace {session.keyspace}: expected true, got false")
+    found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items())), "durable_writes": "true"}
     for host in session.cluster.metadata.all_hosts():
         place = _place(host)
         values = await _settings(session, host)
@@ -177,10 +180,11 @@ async def _settings(session: Session, host: Host) -> dict[str, str]:
         return {}
 
 
-async def _replication(session: Session) -> dict[str, str] | None:
-    select = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?"
+async def _keyspace(session: Session) -> tuple[dict[str, str], bool] | None:
+    """Return the keyspace's replication and whether its writes go through the commit log; None: it is not there."""
+    select = "SELECT replication, durable_writes FROM system_schema.keyspaces WHERE keyspace_name = ?"
     (rows,) = await session.run(select, [(session.keyspace,)])
-    return dict(rows[0][0]) if rows else None
+    return (dict(rows[0][0]), bool(rows[0][1])) if rows else None
 
 
 async def _zones(session: Session) -> dict[str, set[str]]:

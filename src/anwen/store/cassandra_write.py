@@ -28,7 +28,7 @@ SETTLE_S = (0.0, 0.01, 0.02, 0.04, 0.08)
 PUT_S = 60.0
 ABANDONED_S = 600.0
 """A unique value is free when its holder's row is missing for so long, by this node's own count: ten times PUT_S, after
-which no put claims any more."""
+which no put sends a claim any more. One that was sent may lie with a member that hangs: ADR 9, left open (d)."""
 FOREVER = 2**62
 """Timestamp of what removes rows and wraps, whose ids are spent: above every clock."""
 

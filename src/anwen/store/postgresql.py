@@ -7,6 +7,7 @@ that is lost in a commit leaves the outcome open: the work is repeated, and give
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import NamedTuple
 from anwen.errors import AnwenError, OverloadedError, StorageError, UnavailableError
 from anwen.store import postgresql_link, postgresql_read, postgresql_schema, postgresql_write
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
+
+log = logging.getLogger("anwen.store")
 
 LANES = 2
 """Transactions of puts at a time: while one waits for its commit, the next is prepared."""
@@ -31,9 +34,12 @@ async def connect(settings: Mapping[str, object], folder: Path) -> PostgresqlSto
     pool = postgresql_link.Pool(postgresql_link.target(settings, folder))
     try:
         await pool.run(postgresql_schema.make)
+        found = await pool.run(lambda db: postgresql_schema.settings(db, len(pool.hosts)))
     except BaseException:
         await pool.close()
         raise
+    if found["synchronous_standby_names"] == postgresql_schema.NO_STANDBY:
+        log.warning("store postgresql: synchronous_standby_names: %s", postgresql_schema.NO_STANDBY)
     return PostgresqlStore(pool)
 
 
@@ -91,7 +97,8 @@ class PostgresqlStore:
         return await self._pool.run(postgresql_schema.epochs)
 
     async def statistics(self) -> Statistics:
-        return await self._pool.run(postgresql_read.statistics, STATISTICS_S)
+        hosts = len(self._pool.hosts)
+        return await self._pool.run(lambda db: postgresql_read.statistics(db, hosts), STATISTICS_S)
 
     def members(self) -> tuple[int, int]:
         if self._look is None or self._look.done():

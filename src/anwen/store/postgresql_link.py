@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,7 +106,7 @@ class Pool:
     """At most CONNECTIONS connections, made when needed, kept when they are sound."""
 
     def __init__(self, reach: Target) -> None:
-        self._hosts, self.timeout_s = reach.hosts, reach.timeout_s
+        self.hosts, self.timeout_s = reach.hosts, reach.timeout_s
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[Connection] = []
         self._closed = False
@@ -137,11 +137,11 @@ class Pool:
             if self._closed:
                 raise StorageError("store postgresql: closed")
             fresh = not self._idle
-            db = await self._connect(deadline) if fresh else self._idle.pop()
-            timer = clock.call_at(deadline, _cut, db)
+            db = await connect(self.hosts, deadline) if fresh else self._idle.pop()
+            timer = clock.call_at(deadline, cut, db)
             try:
                 if fresh:
-                    await schema.check(db)
+                    await schema.check(db, len(self.hosts))
                 return await work(db)
             except PolicyError:
                 await db.close()  # not kept: it would not be looked at again
@@ -171,39 +171,46 @@ class Pool:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _connect(self, deadline: float) -> Connection:
-        """Return a connection to the first host that takes writes; all are asked at once: a dead one says nothing."""
-        tries = [
-            asyncio.create_task(psycopg.AsyncConnection.connect(h, autocommit=True, prepare_threshold=None))
-            for h in self._hosts
-        ]
-        chosen: Connection | None = None
-        last = "no answer"
-        with contextlib.suppress(TimeoutError):
-            try:
-                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + CONNECT_S)):
-                    for answer in asyncio.as_completed(tries):
-                        try:
-                            chosen = await answer
-                        except psycopg.Error as error:
-                            last = _name(error)
-                        else:
-                            return chosen
-            finally:
-                for one in tries:
-                    one.cancel()
-                for late in await asyncio.gather(*tries, return_exceptions=True):
-                    if isinstance(late, psycopg.AsyncConnection) and late is not chosen:
-                        await late.close()
-        raise UnavailableError(f"store postgresql: no server takes writes ({last})")
-
     async def close(self) -> None:
         """Close what lies idle; what is in use is closed when given back."""
         self._closed = True
         await self._drop()
 
 
-def _cut(db: Connection) -> None:
+async def connect(hosts: Sequence[str], deadline: float) -> Connection:
+    """Return a connection to the first host that takes writes; all are asked at once: a dead one says nothing.
+
+    Args:
+        hosts: a connection string for each.
+        deadline: by the event loop's clock; at most CONNECT_S from now are used.
+
+    Raises: UnavailableError.
+    """
+    tries = [
+        asyncio.create_task(psycopg.AsyncConnection.connect(h, autocommit=True, prepare_threshold=None)) for h in hosts
+    ]
+    chosen: Connection | None = None
+    last = "no answer"
+    with contextlib.suppress(TimeoutError):
+        try:
+            async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + CONNECT_S)):
+                for answer in asyncio.as_completed(tries):
+                    try:
+                        chosen = await answer
+                    except psycopg.Error as error:
+                        last = _name(error)
+                    else:
+                        return chosen
+        finally:
+            for one in tries:
+                one.cancel()
+            for late in await asyncio.gather(*tries, return_exceptions=True):
+                if isinstance(late, psycopg.AsyncConnection) and late is not chosen:
+                    await late.close()
+    raise UnavailableError(f"store postgresql: no server takes writes ({last})")
+
+
+def cut(db: Connection) -> None:
     """Shut a connection's socket: the task that waits on it fails at once, and the connection is closed."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(db.fileno())) as shut:
         shut.shutdown(socket.SHUT_RDWR)

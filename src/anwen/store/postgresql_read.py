@@ -53,8 +53,8 @@ async def list_subjects(
     return [record for (record,) in await rows.fetchall()]
 
 
-async def statistics(db: Connection) -> Statistics:
-    """Return counts, each up to COUNT_MOST."""
+async def statistics(db: Connection, hosts: int) -> Statistics:
+    """Return counts, each up to COUNT_MOST, and `schema.settings`."""
     epochs = await schema.epochs(db)
     tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
     counted = "subject", tables[-1] if epochs else "row WHERE false", "posting", "row WHERE NOT verified"
@@ -67,5 +67,5 @@ async def statistics(db: Connection) -> Statistics:
     counts = await answer.fetchone()
     assert counts is not None
     records, versions, postings, unverified, size_bytes = counts
-    complete, found = max(counts[:4]) < base.COUNT_MOST, await schema.settings(db)
+    complete, found = max(counts[:4]) < base.COUNT_MOST, await schema.settings(db, hosts)
     return Statistics(records, versions, postings, unverified, size_bytes, found, complete)

@@ -19,6 +19,8 @@ OPTIONS = ("-c enable_seqscan=off", "-c jit=off")
 """Every statement goes by a key: a planner without statistics yet must not read a table whole for 3,000 of them."""
 
 _WEAK = {"fsync": {"off"}, "synchronous_commit": {"off"}, "full_page_writes": {"off"}}
+_WEAK_BEFORE_STANDBYS = {"synchronous_commit": {"local"}}
+NO_STANDBY = "none: a switch-over now loses what was acknowledged last"
 _REPORTED = ("server_version", *_WEAK, "synchronous_standby_names", "data_checksums")
 
 # sealed bytes do not compress: EXTERNAL saves the attempt
@@ -38,21 +40,33 @@ COMMENT ON TABLE row IS '{FORMAT}';
 """
 
 
-async def settings(db: Connection) -> dict[str, str]:
-    """Return the settings that durability depends on, as this connection has them."""
+async def settings(db: Connection, hosts: int) -> dict[str, str]:
+    """Return the settings that durability depends on, as this connection has them, and what those mean that are weak.
+
+    Args:
+        hosts: how many servers take each other's place.
+    """
     rows = await db.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_REPORTED),))
     found: dict[str, str] = dict(await rows.fetchall())
     if found.get("data_checksums") == "off":
         found["data_checksums"] = "off: a page that the disk damages goes unnoticed"
+    # no reason to refuse: a server that Patroni has just promoted has none until a standby follows it
+    if hosts > 1 and not found.get("synchronous_standby_names"):
+        found["synchronous_standby_names"] = NO_STANDBY
     return found
 
 
-async def check(db: Connection) -> None:
-    """Raise PolicyError where the server, the database or the role has a setting that breaks a promise."""
-    found = await settings(db)
-    for name, values in _WEAK.items():
-        if found[name] in values:
-            raise PolicyError(f"store postgresql: {name} is {found[name]}: acknowledged writes could be lost")
+async def check(db: Connection, hosts: int) -> None:
+    """Raise PolicyError where the server, the database or the role has a setting that breaks a promise.
+
+    Args:
+        hosts: how many servers take each other's place.
+    """
+    found = await settings(db, hosts)
+    for weak in (_WEAK, _WEAK_BEFORE_STANDBYS if hosts > 1 else {}):
+        for name, values in weak.items():
+            if found[name] in values:
+                raise PolicyError(f"store postgresql: {name} is {found[name]}: acknowledged writes could be lost")
 
 
 async def make(db: Connection) -> None:
