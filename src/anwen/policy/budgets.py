@@ -2,7 +2,7 @@
 
 A keeper enforces `floor(B / (n - t + 1))` (`Policy.keeper_budget`). Each opening needs answers of t keepers, and
 t - 1 corrupt ones never count, so at least one of the n - t + 1 honest ones charges each subject: together
-they let at most B through, in any position of the window (docs/spec/policy.md, tests/policy/test_bound.py).
+they let at most B through a window, from when a thief began (docs/adr/0010, tests/policy/test_bound.py).
 
 Pure: no clock. The caller passes the time in seconds; a time before the latest one counts as the latest, so a
 clock that is set back makes windows longer, never shorter. A clock far ahead keeps charges for as long.
