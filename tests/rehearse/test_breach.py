@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import anwen
 from anwen.cli.failures import FAILED, OK, REQUEST
+from anwen.rehearse import postgresql
 from anwen.rehearse.breach.breaks import BREAKS
 from anwen.rehearse.breach.rehearsal import THEFTS
 from anwen.rehearse.breach.thief import most_in_window
@@ -22,22 +24,33 @@ ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
 TIMEOUT_S = 900
 IN_CI = ("budget",)
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="reads the memory of other processes")
+POSTGRESQL = pytest.mark.skipif(
+    postgresql.missing() is not None and os.environ.get("ANWEN_ENGINES") != "required", reason=str(postgresql.missing())
+)
 
 
 @pytest.fixture
-def breach(tmp_path):
+def room():
+    """A folder that PostgreSQL's user can reach, which pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="anwen-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture
+def breach(tmp_path, room):
     """Runs the command; returns exit code, figures, page and what it said. Nothing may be left when it has ended."""
 
-    def call(*arguments):
+    def call(*arguments, usual=("--quick",)):
         files = tmp_path / "out.json", tmp_path / "out.html"
-        command = [*ANWEN, "rehearse", "breach", "--quick", *arguments]
+        command = [*ANWEN, "rehearse", "breach", *usual, *arguments]
         done = subprocess.run(
-            [*command, "--figures", str(files[0]), "--report", str(files[1])], env=os.environ | {"TMPDIR": str(tmp_path)},
+            [*command, "--figures", str(files[0]), "--report", str(files[1])], env=os.environ | {"TMPDIR": str(room)},
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         said = done.stdout + done.stderr
-        assert not list(tmp_path.glob("anwen-breach-*")), said
-        assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if f"{tmp_path}/anwen-breach".encode() in read(p)]
+        assert not list(room.glob("anwen-breach-*")), said
+        assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if f"{room}/anwen-breach".encode() in read(p)]
         figures = json.loads(files[0].read_text()) if files[0].exists() else {}
         return done.returncode, figures, files[1].read_text() if files[1].exists() else "", said
 
@@ -134,6 +147,22 @@ def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
         code, _, _, said = breach("--vault", str(folder), "--theft", "officer")
     assert code == REQUEST
     assert "running already" in said
+    shutil.rmtree(folder)
+
+
+@ROOT
+@POSTGRESQL
+def test_any_vault_is_compared_with_other_systems_where_made_up_people_stand_in_for_its_own(breach, tmp_path):
+    folder = anwen.create(tmp_path / "v", "commerce").path
+    with anwen.open(folder, key="importer", purpose="intake") as importer:
+        importer.put_many("customer", [customer(i) for i in range(12)])
+    words = ("--vault", str(folder), "--hours", "2", "--theft", "dump", "--theft", "key")
+    code, found, page, said = breach(*words, usual=())
+    assert code == OK, said
+    ran = [c for c in found["compared"] if c["how"] == "run here"]
+    assert {c["system"] for c in ran} >= {"PostgreSQL", "PostgreSQL with pgcrypto"}
+    assert all(c["login"] == c["people"] == 12 for c in ran)
+    assert "People exposed by one theft" in page
     shutil.rmtree(folder)
 
 

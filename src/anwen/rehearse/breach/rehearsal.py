@@ -38,6 +38,7 @@ from anwen.rehearse.breach.load import Load, texts
 from anwen.rehearse.breach.scene import Known, Scene, copied, running
 from anwen.rehearse.breach.search import Needles
 from anwen.rehearse.breach.theft import Theft
+from anwen.sample.people import residents
 from anwen.vault_folder import VaultFolder
 
 DAY_S = 25 * 3600
@@ -116,7 +117,7 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
         async with running(scene):
             await rehearsal.run()
         if settings.compare and not settings.broken:
-            outcome.compared = await elsewhere.compare(rehearsal.rows(), scratch / "elsewhere")
+            outcome.compared = await elsewhere.compare(rehearsal.rows(), scratch)
     outcome.seconds = time.monotonic() - begun
     return outcome
 
@@ -206,8 +207,12 @@ class _Rehearsal:
         return theft
 
     def rows(self) -> list[Mapping[str, object]]:
-        """Return people for other systems."""
-        return [known.values for known in self.scene.known[:COMPARED]]
+        """Return people for other systems; of a copy as many who are made up: there they are written in clear."""
+        known = self.scene.known[:COMPARED]
+        if not self.settings.vault:
+            return [one.values for one in known]
+        made_up = next(residents(len(known), self.settings.seed))
+        return [dict(zip(made_up, row, strict=True)) for row in zip(*made_up.values(), strict=True)]
 
     async def _fill(self) -> None:
         if self.settings.vault:
