@@ -19,8 +19,9 @@ from anwen import supervisor
 from anwen.client import inspecting
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import ConflictError, UnavailableError
+from anwen.errors import ConflictError, PolicyError, UnavailableError
 from anwen.model import Policy
+from anwen.node.app import load
 from anwen.rehearse import preload
 from anwen.rehearse.breach import tap
 from anwen.vault_folder import VaultFolder
@@ -157,13 +158,31 @@ class Scene:
 def copied(original: Path, target: Path) -> Iterator[VaultFolder]:
     """Give the block a copy of a vault; the original is locked meanwhile, since both use the same addresses.
 
-    Raises: ConflictError: the original is running.
+    Raises:
+        ConflictError: the original is running. PolicyError: the copy would work on what lies outside it.
     """
     with _locked(VaultFolder(original)):
         if target.exists():
             raise ConflictError(f"{target}: exists")
         shutil.copytree(original, target, symlinks=True)
-        yield VaultFolder(target)
+        folder = VaultFolder(target)
+        check_apart(folder)
+        yield folder
+
+
+def check_apart(folder: VaultFolder) -> None:
+    """Raise PolicyError unless all that a copy's processes use lies in the copy: else they attack the original's."""
+    inside = folder.path.resolve()
+    places = {str(p.relative_to(folder.path)): p for p in folder.path.rglob("*") if p.is_symlink()}
+    for here in sorted((folder.path / "nodes").iterdir()):
+        info, policy, store = load(here)
+        if policy.engine != "sqlite":
+            what = f"engine {policy.engine}, whose servers a copy of the folder would work on"
+            raise PolicyError(f"node {info.id}: {what}; nothing was attacked")
+        places[f"node {info.id}: store"] = here / str(store.get("path", ""))
+    for name, place in places.items():
+        if not place.resolve().is_relative_to(inside):
+            raise PolicyError(f"{name}: {place.resolve()} lies outside the copy; nothing was attacked")
 
 
 @contextlib.contextmanager
