@@ -83,6 +83,10 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     assert theft(found, "nobody")["figures"]["requests"] > 4_000
     assert theft(found, "key")["figures"]["honest_in_hour"] >= 140
     assert theft(found, "dump")["figures"]["values_looked_for"] > 1_000
+    older = {name: n for name, n in theft(found, "rollback")["figures"].items() if "older" in name}
+    assert older == {
+        "older_policies_taken": 0, "sealed_records_from_an_older_node": 20, "people_opened_under_an_older_policy": 0,
+    }  # fmt: skip
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
 

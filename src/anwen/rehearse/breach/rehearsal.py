@@ -24,6 +24,7 @@ from anwen.rehearse.breach import (
     live,
     nobody,
     officer,
+    rollback,
     rows,
     tap,
     thief,
@@ -197,7 +198,7 @@ class _Rehearsal:
             "key": lambda: thief.steal(scene, who, with_keeper=False, hours=hours),
             "key and keeper": lambda: thief.steal(scene, who, with_keeper=True, hours=hours),
             "officer": lambda: officer.steal_key(scene),
-            "rollback": lambda: officer.set_back(scene, who),
+            "rollback": lambda: rollback.steal(scene, who),
             "rows": lambda: rows.steal(scene, who, self.settings.seed),
             "keepers": _done(lambda: keepers.steal(scene, who, self.dump)),
         }

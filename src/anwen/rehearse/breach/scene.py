@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import IO
 
 import anwen
-from anwen import supervisor
+from anwen import signing, supervisor
 from anwen.client import inspecting
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import ConflictError, PolicyError, UnavailableError
+from anwen.errors import ConflictError, NotFoundError, PolicyError, UnavailableError
+from anwen.formats import policy_chain
+from anwen.formats.policy_chain import SignedPolicy
 from anwen.model import Policy
 from anwen.node.app import load
 from anwen.rehearse import preload
 from anwen.rehearse.breach import tap
-from anwen.vault_folder import VaultFolder
+from anwen.vault_folder import VaultFolder, read_key
 
 STOLEN = "a"
 """The zone in the attacker's hands."""
@@ -134,6 +136,23 @@ class Scene:
         async with self.connect(*auditor) as vault:
             for keeper in self.policy.keepers:
                 await inspecting.log_state(vault.session, vault.purpose, keeper)  # has a checkpoint made
+
+    # --- officers ------------------------------------------------------------------------------------------------
+
+    async def publish(self, new: Policy) -> None:
+        """Have the officers sign the next version, and all keepers and nodes follow it.
+
+        Raises: NotFoundError: too few officers' keys lie in the folder. UnavailableError: somebody does not follow.
+        """
+        keys = {o: file for o in self.policy.officers if (file := self.folder.path / "officers" / f"{o}.key").exists()}
+        signed = SignedPolicy(new, {o: policy_chain.sign(new, o, read_key(file)) for o, file in keys.items()})
+        if not signing.has_quorum(self.policy, signed):
+            raise NotFoundError(f"{len(keys)} officers' keys are here, expected those of {self.policy.quorum} persons")
+        self.folder.publish(signed)
+        self.policy = new
+        for name, answer in (await signing.publish(new, self.folder.documents(), {})).items():
+            if answer != new.version:
+                raise UnavailableError(f"{name} does not follow version {new.version}: {answer}")
 
     # --- clients -------------------------------------------------------------------------------------------------
 
