@@ -87,6 +87,8 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     assert older == {
         "older_policies_taken": 0, "sealed_records_from_an_older_node": 20, "people_opened_under_an_older_policy": 0,
     }  # fmt: skip
+    assert theft(found, "rows")["figures"]["older_values_opened"] == 2  # by id and by a search: they are genuine
+    assert theft(found, "rows")["figures"]["deleted_values_opened"] == 0
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
 

@@ -1,4 +1,4 @@
-"""Older copies: of a keeper's folder, and of the policy, once officers have signed the next one, which removed a reader.
+"""Older copies: of a keeper's folder, and of the policy, once officers signed the next one, which removed a reader.
 
 Keepers have a log that tells which policy they followed. Nodes and clients have their folder alone: set back, they
 follow the older one until it expires. So what counts is whom the removed reader then opens.
