@@ -89,6 +89,10 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     }  # fmt: skip
     assert theft(found, "rows")["figures"]["older_values_opened"] == 2  # by id and by a search: they are genuine
     assert theft(found, "rows")["figures"]["deleted_values_opened"] == 0
+    probed = theft(found, "writer")["figures"]
+    assert probed["values_answered"] == probed["search_budget"] == 500  # all of it: he has a keeper's shares, too
+    assert probed["values_there"] == 1
+    assert probed["by_puts"] > 0 < probed["by_searches"]
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
 
