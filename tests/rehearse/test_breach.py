@@ -17,6 +17,7 @@ import anwen
 from anwen.cli.failures import FAILED, OK, REQUEST
 from anwen.rehearse import postgresql
 from anwen.rehearse.breach.breaks import BREAKS
+from anwen.rehearse.breach.live import LATER
 from anwen.rehearse.breach.rehearsal import THEFTS
 from anwen.rehearse.breach.thief import most_in_window
 
@@ -76,7 +77,7 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     assert found["broken"] == []
     assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in names]
     assert {t["name"]: t["people"] for t in found["thefts"] if t["people"]} == {
-        "key": 150, "key and keeper": 200, "2 keepers": found["people"] + 20,
+        "key": 150, "key and keeper": 200, "2 keepers": found["people"] + 20 + LATER,
     }  # fmt: skip
     assert theft(found, "key")["figures"]["unlogged"] == 0
     assert theft(found, "nobody")["figures"]["answers"] == 1
@@ -89,10 +90,14 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     }  # fmt: skip
     assert theft(found, "rows")["figures"]["older_values_opened"] == 2  # by id and by a search: they are genuine
     assert theft(found, "rows")["figures"]["deleted_values_opened"] == 0
+    tokens = theft(found, "tokens")["figures"]
+    assert tokens["name: tokens by dictionary"] == tokens["name: tokens"] > 100
     probed = theft(found, "writer")["figures"]
     assert probed["values_answered"] == probed["search_budget"] == 500  # all of it: he has a keeper's shares, too
     assert probed["values_there"] == 1
     assert probed["by_puts"] > 0 < probed["by_searches"]
+    assert theft(found, "node")["figures"]["later_postings"] == 3 * LATER
+    assert 0 < theft(found, "node")["figures"]["later_postings_recognised"] < LATER  # of names that he saw searched
     assert "<script" not in page
     assert "http" not in page.replace("http://localhost", "")
 

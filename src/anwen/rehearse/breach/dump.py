@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from anwen.backup import archive
 from anwen.client.rows import Cell
-from anwen.errors import PolicyError
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.rehearse.breach.live import open_with
 from anwen.rehearse.breach.load import texts
-from anwen.rehearse.breach.scene import STOLEN, Scene
+from anwen.rehearse.breach.scene import STOLEN, Scene, copied_store
 from anwen.rehearse.breach.search import Needles, files_below
 from anwen.rehearse.breach.theft import Theft
 
@@ -63,23 +62,6 @@ async def _back_up(scene: Scene) -> Path:
     async with archive.opened(scene.policy, scene.path("node", STOLEN)) as store:
         await archive.back_up(store, scene.policy, documents, target)
     return target
-
-
-@contextlib.contextmanager
-def copied_store(scene: Scene) -> Iterator[Path]:
-    """Give the block a copy of the store's file, as whoever has the disk takes it."""
-    if scene.policy.engine != "sqlite":
-        raise PolicyError(f"engine {scene.policy.engine}: the rehearsal reads SQLite's file alone")
-    target = scene.outside / "stolen.sqlite"
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with (
-        contextlib.closing(sqlite3.connect(f"file:{scene.store}/anwen.sqlite?mode=ro", uri=True)) as source,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
-    yield target
-    target.unlink()
 
 
 def cells_of(scene: Scene, rows: int) -> Sequence[Cell]:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from anwen.rehearse.breach import observables, population, weaker
 from anwen.rehearse.breach.columns import Best, attack_everything, knowledge_of
-from anwen.rehearse.breach.dump import copied_store
 from anwen.rehearse.breach.fresh import Fresh
-from anwen.rehearse.breach.scene import Scene
+from anwen.rehearse.breach.scene import Scene, copied_store
 from anwen.rehearse.breach.theft import Theft
 
 DETERMINISTIC, ORDER, OURS = "deterministic", "order-preserving", "Anwen"

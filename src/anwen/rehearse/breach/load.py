@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,12 @@ class Load:
                 await vault.open(records[:1], [reader.class_name])
                 self.people.append(values)
                 self.touched += records[:1]
+
+    async def add(self, count: int) -> None:
+        """Put so many new people together, as far as there are any."""
+        if rows := list(itertools.islice(self.spare, count)):
+            async with self.scene.connect(*self.cast.writer) as writing:
+                await writing.put_many(self.cast.reader.collection, rows)
 
     def _searched(self) -> list[str]:
         schema, purpose = self._schema, self.scene.policy.purposes[self.cast.reader.purpose]

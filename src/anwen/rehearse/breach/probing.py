@@ -6,10 +6,8 @@ stands in a dump. Each is charged as a search. The thief has a keeper's shares a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import sqlite3
 from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +25,8 @@ from anwen.errors import AnwenError
 from anwen.formats import normalise, wire
 from anwen.model import Counter
 from anwen.rehearse.breach.cast import Cast
-from anwen.rehearse.breach.dump import copied_store
 from anwen.rehearse.breach.liar import searched
+from anwen.rehearse.breach.live import labels_of
 from anwen.rehearse.breach.scene import STOLEN, Scene
 from anwen.rehearse.breach.shares import Bytes2D, Shares
 from anwen.rehearse.breach.theft import Theft
@@ -112,8 +110,7 @@ async def probe(scene: Scene, cast: Cast, dump: Sequence[Cell], theft: Theft) ->
             await prober.ask(keeper, "put", places[:few])
             await prober.ask(keeper, "index", places[few:])
     keys = prober.keys(Shares(scene.policy, [scene.path("keeper", STOLEN)], "index"))
-    with copied_store(scene) as path, contextlib.closing(sqlite3.connect(path)) as db:
-        labels = {label for (label,) in db.execute("SELECT label FROM posting")}
+    labels = labels_of(scene)
     there = sum(blind_index.labels(k_w, 0, 1)[0] in labels for k_w in keys.values())
     theft.must(len(keys) <= budget, f"{len(keys)} values of {name} were answered for, at most {budget} in an hour")
     theft.must(there > 0 < prober.answered["put"], "nobody was found, or no put answered: this attack does not work")

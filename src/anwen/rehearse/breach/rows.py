@@ -20,9 +20,8 @@ from anwen.errors import AnwenError
 from anwen.formats.envelope import join_cells, split_cells
 from anwen.node.service import Node
 from anwen.rehearse.breach.cast import Cast
-from anwen.rehearse.breach.dump import copied_store
 from anwen.rehearse.breach.liar import same, searched
-from anwen.rehearse.breach.scene import Known, Scene
+from anwen.rehearse.breach.scene import Known, Scene, copied_store
 from anwen.rehearse.breach.theft import Theft
 from anwen.store.sqlite import SqliteStore
 

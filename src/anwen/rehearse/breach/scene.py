@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,23 @@ def check_apart(folder: VaultFolder) -> None:
 def _locked(folder: VaultFolder) -> Iterator[IO[bytes]]:
     with folder.lock() as lock:
         yield lock
+
+
+@contextlib.contextmanager
+def copied_store(scene: Scene) -> Iterator[Path]:
+    """Give the block a copy of the store's file, as whoever has the disk takes it."""
+    if scene.policy.engine != "sqlite":
+        raise PolicyError(f"engine {scene.policy.engine}: the rehearsal reads SQLite's file alone")
+    target = scene.outside / "stolen.sqlite"
+    target.unlink(missing_ok=True)
+    target.touch(mode=0o600)
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{scene.store}/anwen.sqlite?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+    yield target
+    target.unlink()
 
 
 @contextlib.asynccontextmanager
