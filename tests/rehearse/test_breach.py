@@ -17,8 +17,10 @@ import anwen
 from anwen.cli.failures import FAILED, OK, REQUEST
 from anwen.rehearse import postgresql
 from anwen.rehearse.breach.breaks import BREAKS
+from anwen.rehearse.breach.liar import _check_writes
 from anwen.rehearse.breach.live import LATER
 from anwen.rehearse.breach.rehearsal import THEFTS
+from anwen.rehearse.breach.theft import Theft
 from anwen.rehearse.breach.thief import most_in_window
 
 ANWEN = [sys.executable, "-c", "from anwen.cli.main import main; main()"]
@@ -90,6 +92,9 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     }  # fmt: skip
     assert theft(found, "rows")["figures"]["older_values_opened"] == 2  # by id and by a search: they are genuine
     assert theft(found, "rows")["figures"]["deleted_values_opened"] == 0
+    lied = theft(found, "liar")["figures"]
+    assert [(lied[f"{lie}: writes disputed"], lied[f"{lie}: writes"]) for lie in ("one", "both")] == [(3, 3)] * 2
+    assert [lied[f"{lie}: writes stored"] for lie in ("silent", "slow")] == [3, 3]
     tokens = theft(found, "tokens")["figures"]
     assert tokens["name: tokens by dictionary"] == tokens["name: tokens"] > 100
     probed = theft(found, "writer")["figures"]
@@ -154,6 +159,7 @@ def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
     assert [t["name"] for t in found["thefts"]] == ["liar", "officer"]
     assert found["people"] == 12
     assert "inference" in found["skipped"]
+    assert "NO WRITE WAS TRIED" in theft(found, "liar")["promise"]  # its bound on writes would hold of nothing
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     with folder.joinpath("run.lock").open("ab") as held:
         import fcntl
@@ -179,6 +185,20 @@ def test_any_vault_is_compared_with_other_systems_where_made_up_people_stand_in_
     assert all(c["login"] == c["people"] == 12 for c in ran)
     assert "People exposed by one theft" in page
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("lie", "disputed", "stored", "said"),
+    [
+        ("one", 3, 0, ""), ("one", 2, 1, "1 disputed writes were stored"), ("both", 2, 0, "1 of 3 writes failed"),
+        ("two-faced", 1, 2, ""), ("two-faced", 0, 0, "3 of 3 writes failed"), ("slow", 0, 3, ""),
+        ("silent", 3, 0, "3 writes were disputed"),
+    ],
+)  # fmt: skip
+def test_writes_have_to_end_as_the_lie_demands_and_not_to_fail_for_another_reason(lie, disputed, stored, said):
+    came = Theft("liar", "", 0, "", "")
+    _check_writes(came, lie, 3, disputed, stored)
+    assert said in "".join(came.broken) if said else not came.broken
 
 
 @pytest.mark.parametrize(
