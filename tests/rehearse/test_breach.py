@@ -153,12 +153,14 @@ def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
     with anwen.open(folder, key="importer", purpose="intake") as importer:
         importer.put_many("customer", [customer(i) for i in range(12)])
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    words = [word for name in ("liar", "officer", "inference") for word in ("--theft", name)]
+    words = [word for name in ("liar", "writer", "officer", "inference") for word in ("--theft", name)]
     code, found, _, said = breach("--vault", str(folder), *words)
     assert code == OK, said
-    assert [t["name"] for t in found["thefts"]] == ["liar", "officer"]
+    assert [t["name"] for t in found["thefts"]] == ["liar", "writer", "officer"]
     assert found["people"] == 12
     assert "inference" in found["skipped"]
+    assert theft(found, "writer")["figures"]["values_answered"] == 500
+    assert "0 recorded puts asked again, as they were" in theft(found, "writer")["tried"]
     assert "NO WRITE WAS TRIED" in theft(found, "liar")["promise"]  # its bound on writes would hold of nothing
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     with folder.joinpath("run.lock").open("ab") as held:

@@ -56,7 +56,7 @@ THEFTS = (
 WATCHED = {"node", "keeper", "zone", "writer"}
 """Thefts by whoever watched a load."""
 
-FRESH = {"inference", "tokens", "writer"}
+FRESH = {"inference", "tokens"}
 """Thefts for which people have to be put in, drawn by public statistics."""
 
 COMPARED = 10_000

@@ -40,11 +40,9 @@ async def steal(scene: Scene, cast: Cast, loot: Loot, dump: Sequence[Cell]) -> T
         opened, tried = await _as_new(vault.session, purpose, cells)
         theft.got(opened)
         theft.note("stored rows put again under their own ids: their values asked for as new ones", tried=tried)
-        again = 0
-        for request in loot.passed["keeper"]:
-            if request.op == "put":
-                again += await _asked_again(vault.session, purpose, request.body, cells)
-        theft.note("recorded puts asked again, as they were and one cell further on", gave_stored_values=again)
+        puts = [request for request in loot.passed["keeper"] if request.op == "put"]
+        again = sum([await _asked_again(vault.session, purpose, request.body, cells) for request in puts])
+        theft.note(f"{len(puts)} recorded puts asked again, as they were", gave_stored_values=again)
         theft.must(not again, f"{again} recorded puts gave values of stored rows")
         answered = [
             op for op, body in _other_ways(vault.session, cells) if await _answers(vault.session, op, purpose, body)
