@@ -123,7 +123,8 @@ def seen(breach, name):
     code, found, page, said = breach("--people", people, "--break", name)
     assert code == FAILED, said
     assert [t["name"] for t in found["thefts"]] == [BREAKS[name].seen_by]
-    assert found["broken"]
+    assert any(BREAKS[name].says in line for line in found["broken"]), found["broken"]
+    assert not any("does not work" in line for line in found["broken"]), found["broken"]
     assert "Broken on purpose" in page
 
 
