@@ -140,6 +140,6 @@ def test_the_code_stays_small_enough_to_be_read_whole():
     # for what. Rehearsals and sample people are no part of a vault
     apart = ("rehearse", "sample")
     assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 14_860
-    assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 6_000
+    assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 6_350
     assert sum(code_lines(p) for p in FILES if owner(p) == "keeper") < 2_000
     assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 450}

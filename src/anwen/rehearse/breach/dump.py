@@ -11,6 +11,7 @@ from pathlib import Path
 from anwen.backup import archive
 from anwen.client.rows import Cell
 from anwen.formats.envelope import split_cells, split_wraps
+from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.live import open_with
 from anwen.rehearse.breach.load import texts
 from anwen.rehearse.breach.scene import STOLEN, Scene, copied_store
@@ -23,13 +24,13 @@ FROM row JOIN wrap_1 USING (record, version) ORDER BY row.record LIMIT ?
 """
 
 
-async def steal(scene: Scene) -> Theft:
+async def steal(scene: Scene, cast: Cast) -> Theft:
     """Return what all files of the store and the node give, and those of a backup."""
     theft = Theft(
         "dump", "a dump, the disk of store and node, a backup", 0, "no value in any spelling",
         "rehearse/breach/dump.py",
     )  # fmt: skip
-    values = texts([known.values for known in scene.known])
+    values = texts(scene.policy.collections[cast.reader.collection], [known.values for known in scene.known])
     needles = Needles(values)
     backup = await _back_up(scene)
     places = {"store": scene.store, "node": scene.path("node", STOLEN), "backup": backup}
@@ -42,7 +43,8 @@ async def steal(scene: Scene) -> Theft:
         theft.note(f"{len(files)} files of the {name}, {size / 2**20:.1f} MiB", **{f"{name} bytes": size})
     shutil.rmtree(backup)
     theft.note(
-        f"{len(values):,} known values in {needles.forms:,} spellings: raw, UTF-16, JSON, hexadecimal, base64",
+        f"{len(values):,} known values in {needles.forms:,} spellings: as put, as normalised, as indexed and "
+        "without case, of each raw, UTF-16, JSON, hexadecimal, base64",
         values_looked_for=len(values), spellings=needles.forms, values_found=len(found),
     )  # fmt: skip
     theft.got(values=len(found))

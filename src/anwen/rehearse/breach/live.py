@@ -21,7 +21,7 @@ from anwen.formats import wire
 from anwen.rehearse.breach import tap
 from anwen.rehearse.breach.load import Load
 from anwen.rehearse.breach.scene import STOLEN, Scene, copied_store
-from anwen.rehearse.breach.search import Needles, memory_of
+from anwen.rehearse.breach.search import Needle, Needles, memory_of
 from anwen.rehearse.breach.shares import Shares, inputs_of
 from anwen.rehearse.breach.tap import Passed
 from anwen.rehearse.breach.theft import Theft
@@ -30,7 +30,7 @@ PARTS = ("node", "keeper")
 ALLOWED = {"node": frozenset[str](), "keeper": frozenset({"tokens"})}
 """Secrets that a part meets by design: a keeper evaluates tokens, which say nothing without the field's key."""
 
-Hits = dict[tuple[str, str], set[bytes]]
+Hits = dict[tuple[str, str], set[Needle]]
 """Secrets found, by part and kind."""
 
 STEPS, LATER = 60, 60
@@ -82,7 +82,7 @@ async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
     return loot
 
 
-def look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]], hits: Hits, part: str) -> int:
+def look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[Needle]], hits: Hits, part: str) -> int:
     """Add to `hits` which secrets of each kind stand in some memory or traffic; return how many bytes that was."""
     kinds = [(kind, value) for kind, values in secrets.items() for value in set(values)]
     needles, size = Needles([value for _, value in kinds]), 0

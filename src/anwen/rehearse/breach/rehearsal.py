@@ -184,10 +184,11 @@ class _Rehearsal:
     def _thefts(self) -> dict[str, Callable[[], Awaitable[Theft]]]:
         """Return every theft by name, in order."""
         scene, who, hours = self.scene, self.cast, self.settings.hours
-        needles = Needles(texts([known.values for known in scene.known[:DUMPED_ROWS]]))
+        schema = scene.policy.collections[who.reader.collection]
+        needles = Needles(texts(schema, [known.values for known in scene.known[:DUMPED_ROWS]]))
         return {
             "nobody": lambda: nobody.steal(scene, needles),
-            "dump": lambda: dump.steal(scene),
+            "dump": lambda: dump.steal(scene, who),
             "inference": _done(self._guess),
             "tokens": _done(lambda: tokens.steal(scene, self.people, self.tokens)),
             "node": _done(lambda: live.steal_node(scene, self.loot)),
