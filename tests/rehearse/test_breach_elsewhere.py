@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anwen.cli import output
 from anwen.errors import UnavailableError
 from anwen.rehearse import postgresql
 from anwen.rehearse.breach import elsewhere, report
@@ -100,3 +101,14 @@ def test_a_system_that_fails_in_any_way_costs_the_others_and_the_report_nothing(
     page = report.page(outcome(found))
     assert page.count("not run here") == 6
     assert people[0]["id_number"] not in page
+
+
+def test_a_terminal_says_what_was_read_what_was_tried_and_where_its_code_is(capsys):
+    thefts = [Theft("key", "a key", 200, "at most 200", "rehearse/breach/thief.py", ["in batches", "singly"], 150, 8)]
+    for title, items in report.tables(Outcome(Settings(), "v", PEOPLE, thefts)):
+        output.say(title)
+        output.table(items)
+    said = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert ["key", "a key", "150", "200", "8", "at most 200", ""] in said
+    assert ["key", "src/anwen/rehearse/breach/thief.py", "singly"] in said
+    assert (Path(__file__).parents[2] / "src/anwen/rehearse/breach/thief.py").exists()
