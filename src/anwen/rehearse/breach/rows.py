@@ -90,7 +90,10 @@ async def _outcome(vault: AsyncVault, scene: Scene, cast: Cast, known: Known, *,
 
 async def _put_back(scene: Scene, cast: Cast, known: Known, theft: Theft) -> None:
     """Add to `theft` what opens of a person's older rows, put back after an update, and after a deletion."""
-    reader, record = cast.reader, bytes.fromhex(known.record)
+    reader, record, changed = cast.reader, bytes.fromhex(known.record), _changed(scene, cast, known)
+    if changed is None:
+        theft.note("nothing was put back: nobody has a field that is not unique otherwise than another")
+        return
     scene.known.remove(known)  # for others he is no longer as he was
     with copied_store(scene) as path:
         older = _held(path, record)
@@ -98,7 +101,7 @@ async def _put_back(scene: Scene, cast: Cast, known: Known, theft: Theft) -> Non
         (sealed,) = await vault.get([known.record], collection=reader.collection)
     assert sealed is not None
     async with scene.connect(*cast.writer) as vault:
-        await vault.update(sealed, reader.class_name, _changed(scene, cast, known))
+        await vault.update(sealed, reader.class_name, changed)
     updated, opened = await _with(scene, cast, known), await _with(scene, cast, known, older)
     theft.must("as it was" not in updated, "an update has no effect: this attack does not work")
     theft.must("somebody else" not in opened, "an older row opens to values that it never had")
@@ -115,13 +118,12 @@ async def _put_back(scene: Scene, cast: Cast, known: Known, theft: Theft) -> Non
         theft.note("the same put back after a deletion", deleted_values_opened=opened.count("as it was"))
 
 
-def _changed(scene: Scene, cast: Cast, known: Known) -> dict[str, object]:
-    """Return what a class has, and one field that is not unique of somebody who has it otherwise."""
+def _changed(scene: Scene, cast: Cast, known: Known) -> dict[str, object] | None:
+    """Return what a class has, but in one field that is not unique what somebody else has; None: nobody differs."""
     fields = scene.policy.collections[cast.reader.collection].fields_of(cast.reader.class_name)
     values = {f.name: known.values.get(f.name) for f in fields}
-    other = {f.name: o.values.get(f.name) for o in scene.known for f in fields if f.index != "unique"}
-    name = next(name for name, value in other.items() if value not in {None, values[name]})
-    return {**values, name: other[name]}
+    others = ((f.name, one.values.get(f.name)) for one in scene.known for f in fields if f.index != "unique")
+    return next(({**values, name: value} for name, value in others if value not in (None, values[name])), None)
 
 
 Held = dict[str, list[tuple[object, ...]]]
