@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import vault_texts
+from anwen.rehearse.breach.load import texts
 from anwen.rehearse.breach.search import Needles, memory_of, search
 
 VALUES = ["110101199003074477", "+8613800138000", "北京市朝阳区建国路88号", "li.wei@example.org"]
@@ -47,6 +49,20 @@ def test_keys_are_found_as_bytes_and_short_values_are_not_looked_for():
     assert needles.within(key.hex().encode()) == {0}
     assert needles.within(b"short" * 9 + key[:31]) == set()
     assert Needles([]).within(key) == set()
+
+
+def test_a_value_is_found_however_it_is_spelled():
+    schema = vault_texts.policy().collections["person"]
+    person = {"name": "Éva  O’Connor-Smith", "phone": "138 0013 8000", "id_number": VALUES[0], "sex": "F"}
+    spelled = texts(schema, [person, person])
+    assert {ways[0] for ways in spelled} == {person["name"], person["phone"], VALUES[0]}  # F is too short
+    needles = Needles(spelled)
+    names = ("éva  o’connor-smith", "Éva O’Connor-Smith", "éva o'connor-smith")
+    written = {person["name"]: names, person["phone"]: ("+8613800138000",), VALUES[0]: (VALUES[0],)}
+    for value, ways in written.items():
+        for way in (value, *ways):
+            for form in (way.encode(), way.encode("utf-16-le"), json.dumps(way).encode(), way.encode().hex().encode()):
+                assert needles.within(b"before" + form + b"after") == {[s[0] for s in spelled].index(value)}, way
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="reads another process's memory")

@@ -16,6 +16,7 @@ class Break:
 
     title: str
     seen_by: str  # the theft that must report it
+    says: str  # in these words, of the bound that it breaks: 400 people of police, 4,000 for inference
     where: str
     code: str
 
@@ -24,6 +25,7 @@ BREAKS: Mapping[str, Break] = {
     "open-door": Break(
         "a service answers a guessed path",
         "nobody",
+        "other answers, first to",
         "node",
         """
 import anwen.net.exchange as exchange, re
@@ -40,6 +42,7 @@ exchange.Connection._begin = begin
     "plaintext": Break(
         "clients do not encrypt: an envelope holds its body in clear",
         "dump",
+        "values stand in files",
         "client",
         """
 import anwen.crypto.envelope as envelope
@@ -54,6 +57,7 @@ envelope.AESGCM = Clear
     "labels": Break(
         "clients give all postings of a value labels that begin alike",
         "inference",
+        "of rows by",
         "client",
         """
 import anwen.crypto.blind_index as blind_index
@@ -67,6 +71,7 @@ blind_index.labels = labels
     "padding": Break(
         "bodies are padded by Padmé alone, short ones too",
         "inference",
+        " on length of",
         "both",
         """
 import anwen.crypto.padding as padding
@@ -76,6 +81,7 @@ padding.MIN_PADDED_BYTES = 1
     "one-share": Break(
         "clients take one component for F(x), so that a single keeper's shares open rows",
         "keeper",
+        "people, at most 0: no value, index key, DEK",
         "client",
         """
 import numpy as np
@@ -94,6 +100,7 @@ quorum.Round.values = values
     "talkative": Break(
         "clients send the searched value along, as the salt of a node's request",
         "node",
+        "in its memory or traffic",
         "client",
         """
 import anwen.client.finding as finding
@@ -115,6 +122,7 @@ vault.token, finding.node_find = token, node_find
     "budget": Break(
         "keepers charge and do not refuse",
         "key",
+        "people, at most 200",
         "keeper",
         """
 import anwen.policy.budgets as budgets
@@ -124,6 +132,7 @@ budgets.Ledger.reserve = budgets.Ledger.replay
     "windows": Break(
         "keepers count in fixed windows, each hour anew",
         "key",
+        "people, at most 200",
         "keeper",
         """
 import anwen.policy.budgets as budgets
@@ -136,6 +145,7 @@ budgets._Window.expire = expire
     "share-of-all": Break(
         "each keeper enforces B·t/n, as if none were the thief's",
         "key and keeper",
+        "people, at most 200",
         "keeper",
         """
 import anwen.model as model
@@ -148,6 +158,7 @@ model.Policy.keeper_budget = keeper_budget
     "unlogged": Break(
         "keepers answer openings that they do not log",
         "key",
+        "answers are in no log",
         "keeper",
         """
 import anwen.keeper.service as service
@@ -163,6 +174,7 @@ service.Keeper._append = append
     "nonce": Break(
         "keepers make the same nonces for every put",
         "writer",
+        "recorded puts gave values of stored rows",
         "both",
         """
 import anwen.crypto.prf_input as prf_input
@@ -173,9 +185,20 @@ for name in ("anwen.client.session",):
         sys.modules[name].nonce_base = prf_input.nonce_base
 """,
     ),
+    "guesses": Break(
+        "keepers do not count the values that puts and searches ask for",
+        "writer",
+        "values of id_number were answered for, at most",
+        "keeper",
+        """
+import anwen.keeper.requests as requests
+requests._sum_by_collection = lambda pairs: {}
+""",
+    ),
     "replay": Break(
         "keepers take a grant again, and for another keeper",
         "keeper",
+        "grants that passed a keeper were taken again",
         "keeper",
         """
 import anwen.crypto.grants as grants, anwen.keeper.state as state
@@ -187,6 +210,7 @@ grants.check = lambda grant, audience, *rest: true_check(grant, grant.audience, 
     "one-officer": Break(
         "one signature makes a policy",
         "officer",
+        "taken by keeper",
         "keeper",
         """
 import dataclasses
@@ -198,6 +222,7 @@ policy_chain._check_quorum = lambda policy, signed: true_check(dataclasses.repla
     "forgetful": Break(
         "keepers do not compare their log with what peers have signed",
         "rollback",
+        "serves on an older copy of its log",
         "keeper",
         """
 import anwen.keeper.witness as witness
@@ -207,9 +232,21 @@ witness.Witnessed.ask_peers = ask_peers
 witness.Witnessed.check = lambda self, note: 0
 """,
     ),
+    "any-version": Break(
+        "keepers take any version that a quorum once signed",
+        "rollback",
+        "version 1 after 2: taken by keeper",
+        "keeper",
+        """
+import anwen.formats.policy_chain as policy_chain
+policy_chain.Screen.check = lambda self, document: None
+policy_chain.verify_next = lambda current, signed: signed.policy
+""",
+    ),
     "loose": Break(
         "envelopes are bound to no record and no person",
         "rows",
+        "a row opens to somebody else's values",
         "both",
         """
 import anwen.crypto.envelope as envelope
@@ -225,9 +262,20 @@ def record_inputs(collection, class_, version, epoch, collected_s, expires_s, su
 prf_input.record_inputs = record_inputs
 """,
     ),
+    "undeleted": Break(
+        "keepers open what was deleted",
+        "rows",
+        "1 people, at most 0",
+        "keeper",
+        """
+import anwen.keeper.state as state
+state.State.check_rows = lambda self, *_: None
+""",
+    ),
     "trusting": Break(
         "clients believe what one keeper says, whatever the others do",
         "liar",
+        "disputed writes were stored",
         "client",
         """
 import numpy as np

@@ -20,23 +20,31 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """The reader whose key is stolen; who writes people, and who reads logs: principal and purpose."""
+    """The reader whose key is stolen; who writes, reads logs, deletes, guesses: principal and purpose.
+
+    `prober`: of those who write people with indexed values, whoever has the smallest budget of searches.
+    """
 
     reader: Reader
     writer: tuple[str, str]
     auditor: tuple[str, str]
+    deleter: tuple[str, str] | None = None
+    prober: tuple[str, str] | None = None
 
 
 def cast(policy: Policy) -> Cast:
     """Return who plays which part. Raises PolicyError: nobody can."""
     people = {c.id: c for c in policy.collections.values() if c.subject == "own"}
-    readers, writers, auditors = [], [], []
+    readers, writers, auditors, deleters, probers = [], [], [], [], []
     for principal in policy.principals.values():
         role = policy.roles[principal.role]
         for purpose in (policy.purposes[name] for name in sorted(role.purposes)):
             who = principal.id, purpose.name
             auditors += [who] if purpose.audit else []
             writers += [who] if purpose.write & people.keys() and Counter.WRITE in role.budgets else []
+            deleters += [who] if purpose.delete & people.keys() and Counter.DELETE in role.budgets else []
+            searches = role.budgets.get(Counter.SEARCH)
+            probers += [(searches.per_hour, who)] if searches and who in writers else []
             budget = role.budgets.get(Counter.OPEN)
             searched = {collection for collection, _ in purpose.search}
             for collection, class_id in purpose.open:
@@ -47,4 +55,4 @@ def cast(policy: Policy) -> Cast:
         raise PolicyError("policy: expected somebody who searches and opens people, somebody who writes, an auditor")
     most = max(readers)  # whoever may open most is whose key is worth most
     writer = max(writers, key=lambda w: policy.roles[policy.principals[w[0]].role].budgets[Counter.WRITE].per_hour)
-    return Cast(Reader(*most[1:]), writer, auditors[0])
+    return Cast(Reader(*most[1:]), writer, auditors[0], next(iter(deleters), None), min(probers, default=(0, None))[1])

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from anwen.backup import archive
 from anwen.client.rows import Cell
-from anwen.errors import PolicyError
 from anwen.formats.envelope import split_cells, split_wraps
+from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.live import open_with
 from anwen.rehearse.breach.load import texts
-from anwen.rehearse.breach.scene import STOLEN, Scene
+from anwen.rehearse.breach.scene import STOLEN, Scene, copied_store
 from anwen.rehearse.breach.search import Needles, files_below
 from anwen.rehearse.breach.theft import Theft
 
@@ -24,13 +24,13 @@ FROM row JOIN wrap_1 USING (record, version) ORDER BY row.record LIMIT ?
 """
 
 
-async def steal(scene: Scene) -> Theft:
+async def steal(scene: Scene, cast: Cast) -> Theft:
     """Return what all files of the store and the node give, and those of a backup."""
     theft = Theft(
         "dump", "a dump, the disk of store and node, a backup", 0, "no value in any spelling",
         "rehearse/breach/dump.py",
     )  # fmt: skip
-    values = texts([known.values for known in scene.known])
+    values = texts(scene.policy.collections[cast.reader.collection], [known.values for known in scene.known])
     needles = Needles(values)
     backup = await _back_up(scene)
     places = {"store": scene.store, "node": scene.path("node", STOLEN), "backup": backup}
@@ -43,7 +43,8 @@ async def steal(scene: Scene) -> Theft:
         theft.note(f"{len(files)} files of the {name}, {size / 2**20:.1f} MiB", **{f"{name} bytes": size})
     shutil.rmtree(backup)
     theft.note(
-        f"{len(values):,} known values in {needles.forms:,} spellings: raw, UTF-16, JSON, hexadecimal, base64",
+        f"{len(values):,} known values in {needles.forms:,} spellings: as put, as normalised, as indexed and "
+        "without case, of each raw, UTF-16, JSON, hexadecimal, base64",
         values_looked_for=len(values), spellings=needles.forms, values_found=len(found),
     )  # fmt: skip
     theft.got(values=len(found))
@@ -63,23 +64,6 @@ async def _back_up(scene: Scene) -> Path:
     async with archive.opened(scene.policy, scene.path("node", STOLEN)) as store:
         await archive.back_up(store, scene.policy, documents, target)
     return target
-
-
-@contextlib.contextmanager
-def copied_store(scene: Scene) -> Iterator[Path]:
-    """Give the block a copy of the store's file, as whoever has the disk takes it."""
-    if scene.policy.engine != "sqlite":
-        raise PolicyError(f"engine {scene.policy.engine}: the rehearsal reads SQLite's file alone")
-    target = scene.outside / "stolen.sqlite"
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with (
-        contextlib.closing(sqlite3.connect(f"file:{scene.store}/anwen.sqlite?mode=ro", uri=True)) as source,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
-    yield target
-    target.unlink()
 
 
 def cells_of(scene: Scene, rows: int) -> Sequence[Cell]:

@@ -11,19 +11,22 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anwen.errors import AnwenError
+from anwen.errors import AnwenError, UnavailableError
 from anwen.rehearse import postgresql
 from anwen.rehearse.breach.search import Needles, files_below, memory_of, runs
 
 Row = Mapping[str, object]
 RUN, ARGUED = "run here", "argued, not run"
-Thefts = Callable[[postgresql.Server, Sequence[Row]], tuple[int, int | None, int]]
-"""Stores people in a server; returns what its files, its live process and its login give."""
+Taken = tuple[int, int | None, int]
+"""People that a system's files, its live process and its login give; None: not tried."""
+
+Thefts = Callable[[postgresql.Server, Sequence[Row]], Taken]
+"""Stores people in a server; returns what it gives."""
 
 HEX, KEY_DIGITS = b"0123456789abcdef", 64
 """How an application's key lies in memory: 32 bytes in hexadecimal, as these applications are given it."""
@@ -47,7 +50,7 @@ class Exposed:
     """People, of `people`, that each theft gives in one system; None: not tried."""
 
     system: str
-    how: str  # RUN, ARGUED, or why it was not run
+    how: str  # RUN, ARGUED, or why it was not run or failed
     people: int
     dump: int | None = None  # files of a server that is off
     live: int | None = None  # the machine that serves, at work
@@ -55,31 +58,39 @@ class Exposed:
 
 
 async def compare(people: Sequence[Row], scratch: Path) -> list[dict[str, object]]:
-    """Return what thefts give elsewhere, system by system. About 20 s for 10,000 people."""
+    """Return what thefts give elsewhere, system by system. About 20 s for 10,000 people.
+
+    Args:
+        people: those of the sample or of `fresh`. They are written in clear: nobody who lives may be among them.
+        scratch: a folder that PostgreSQL's user can reach.
+    """
     count = len(people)
-    scratch.mkdir()  # noqa: ASYNC240 - nothing else runs meanwhile
-    scratch.chmod(0o711)  # noqa: ASYNC240 - PostgreSQL runs as another user
-    found = [await _in_server(scratch / name, people, title, run) for name, title, run in _SERVERS]
-    found.append(_sqlcipher(scratch / "sqlcipher.db", people))
+    found = [await _tried(title, count, _in_server(scratch / name, people, run)) for name, title, run in _SERVERS]
+    found.append(await _tried("SQLCipher", count, _sqlcipher(scratch / "sqlcipher.db", people)))
     for title in ("encryption of the disk below a database", "a vault whose service key decrypts everything"):
         found.append(Exposed(title, ARGUED, count, 0, count, count))
     return [asdict(exposed) for exposed in found]
 
 
-async def _in_server(folder: Path, people: Sequence[Row], title: str, run: Thefts) -> Exposed:
-    if reason := postgresql.missing():
-        return Exposed(title, f"not run: {reason}", len(people))
+async def _tried(title: str, count: int, robbed: Awaitable[Taken]) -> Exposed:
+    try:
+        return Exposed(title, RUN, count, *await robbed)
+    except AnwenError as error:
+        return Exposed(title, f"not run: {error}", count)
+    except Exception as error:  # noqa: BLE001 - another system's edge: what its driver raises may not cost the report
+        return Exposed(title, f"failed: {type(error).__name__}", count)
+
+
+async def _in_server(folder: Path, people: Sequence[Row], run: Thefts) -> Taken:
     server = postgresql.Server(folder)
     try:
         await server.start()
-        return Exposed(title, RUN, len(people), *run(server, people))
-    except AnwenError as error:
-        return Exposed(title, f"not run: {error}", len(people))
+        return run(server, people)
     finally:
         await server.stop()
 
 
-def _plain(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int | None, int]:
+def _plain(server: postgresql.Server, people: Sequence[Row]) -> Taken:
     """Store columns in clear: files, server and login give the same."""
     names = [*people[0]]
     with _connected(server) as db:
@@ -92,7 +103,7 @@ def _plain(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int |
     return _in_files(files_below(server.folder), people), taken, taken
 
 
-def _pgcrypto(server: postgresql.Server, people: Sequence[Row]) -> tuple[int, int | None, int]:
+def _pgcrypto(server: postgresql.Server, people: Sequence[Row]) -> Taken:
     """Store a person in one `bytea`; the key is a setting of the connection, and so in the server's memory."""
     key = secrets.token_hex(32)
     with _connected(server) as db:
@@ -132,12 +143,12 @@ def _decrypted(db: Any, key: str) -> int:
     return 0
 
 
-def _sqlcipher(path: Path, people: Sequence[Row]) -> Exposed:
+async def _sqlcipher(path: Path, people: Sequence[Row]) -> Taken:
     """Store people in a file that its application opens with a raw key."""
     try:
         from sqlcipher3 import dbapi2  # noqa: PLC0415 - an extra
-    except ImportError:
-        return Exposed("SQLCipher", "not run: sqlcipher3 is not installed", len(people))
+    except ImportError as error:
+        raise UnavailableError("sqlcipher3 is not installed") from error
     key, names = secrets.token_hex(32), [*people[0]]
 
     def numbers(with_key: str) -> int:
@@ -152,7 +163,7 @@ def _sqlcipher(path: Path, people: Sequence[Row]) -> Exposed:
         db.execute(f"CREATE TABLE people ({', '.join(f'{name} TEXT' for name in names)})")
         into = f"INSERT INTO people VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - our own names
         db.executemany(into, [[row.get(name) for name in names] for row in people])
-    with subprocess.Popen([sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # noqa: S603
+    with subprocess.Popen([sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # noqa: ASYNC220, S603
         assert holder.stdin is not None
         assert holder.stdout is not None
         holder.stdin.write(f"{path} {key}\n".encode())
@@ -160,7 +171,7 @@ def _sqlcipher(path: Path, people: Sequence[Row]) -> Exposed:
         holder.stdout.readline()
         live = _most(_keys_in([holder.pid]), numbers)
         holder.stdin.close()
-    return Exposed("SQLCipher", RUN, len(people), _in_files([path], people), live, numbers(key))
+    return _in_files([path], people), live, numbers(key)
 
 
 def _in_files(files: Sequence[Path], people: Sequence[Row]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
@@ -40,10 +41,9 @@ async def steal(scene: Scene, cast: Cast, load: Load) -> Theft:
             theft.must(named <= {STOLEN}, f"{lie}: keepers {sorted(named - {STOLEN})} were accused, who did not lie")
             theft.must(all(STOLEN in suspects for suspects in suspected), f"{lie}: honest keepers alone were suspected")
             theft.must(lie not in WRONG or named == {STOLEN}, f"{lie}: the liar was not named")
-            disputed, stored = await _write(scene, cast, load, patient=lie in WRONG)
-            theft.must(
-                lie not in WRONG or stored == 0 or lie == "two-faced", f"{lie}: {stored} disputed writes were stored"
-            )
+            rows = list(itertools.islice(load.spare, WRITES))
+            disputed, stored = await _write(scene, cast, rows, patient=lie in WRONG)
+            _check_writes(theft, lie, len(rows), disputed, stored)
             theft.note(
                 f"{lie}: {title}",
                 **{
@@ -51,13 +51,24 @@ async def steal(scene: Scene, cast: Cast, load: Load) -> Theft:
                     f"{lie}: named": "".join(sorted(named)),
                     f"{lie}: longest s": round(longest_s, 1),
                 },
-                **{f"{lie}: writes disputed": disputed, f"{lie}: writes stored": stored},
+                **{f"{lie}: writes": len(rows), f"{lie}: writes disputed": disputed, f"{lie}: writes stored": stored},
             )
     finally:
         tap.tell(scene.outside, "")
     theft.must(await _all_open(scene, cast), "a person put while a keeper lied does not open")
+    if not any(theft.figures[f"{lie}: writes"] for lie in tap.LIES):
+        theft.promise = "reads go on, the liar alone is named; NO WRITE WAS TRIED: there is nobody to put"
     theft.close()
     return theft
+
+
+def _check_writes(theft: Theft, lie: str, tried: int, disputed: int, stored: int) -> None:
+    """Note what should not have come of writes: stored in spite of a lie, or failed for another reason."""
+    theft.must(disputed + stored == tried, f"{lie}: {tried - disputed - stored} of {tried} writes failed, undisputed")
+    if lie in {"one", "both"}:  # a two-faced one is honest in between
+        theft.must(disputed == tried, f"{lie}: {stored} disputed writes were stored")
+    if lie not in WRONG:
+        theft.must(not disputed, f"{lie}: {disputed} writes were disputed, of a keeper that is only {lie}")
 
 
 async def _read(
@@ -78,11 +89,11 @@ async def _read(
         return right, {r.suspects for r in vault.session.reports}, longest_s
 
 
-async def _write(scene: Scene, cast: Cast, load: Load, *, patient: bool) -> tuple[int, int]:
+async def _write(scene: Scene, cast: Cast, rows: list[Mapping[str, object]], *, patient: bool) -> tuple[int, int]:
     """Return how many writes were refused as disputed, and how many were stored."""
     disputed = stored = 0
     async with _connect(scene, *cast.writer, patient=patient) as vault:
-        for row in itertools.islice(load.spare, WRITES):
+        for row in rows:
             try:
                 result = await vault.put(cast.reader.collection, row)
             except DisputeError:

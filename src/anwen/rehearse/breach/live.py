@@ -6,7 +6,9 @@ there is known, since the rehearsal holds all keys: every value, token key, inde
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +20,8 @@ from anwen.errors import AnwenError, OpenError
 from anwen.formats import wire
 from anwen.rehearse.breach import tap
 from anwen.rehearse.breach.load import Load
-from anwen.rehearse.breach.scene import STOLEN, Scene
-from anwen.rehearse.breach.search import Needles, memory_of
+from anwen.rehearse.breach.scene import STOLEN, Scene, copied_store
+from anwen.rehearse.breach.search import Needle, Needles, memory_of
 from anwen.rehearse.breach.shares import Shares, inputs_of
 from anwen.rehearse.breach.tap import Passed
 from anwen.rehearse.breach.theft import Theft
@@ -28,10 +30,10 @@ PARTS = ("node", "keeper")
 ALLOWED = {"node": frozenset[str](), "keeper": frozenset({"tokens"})}
 """Secrets that a part meets by design: a keeper evaluates tokens, which say nothing without the field's key."""
 
-Hits = dict[tuple[str, str], set[bytes]]
+Hits = dict[tuple[str, str], set[Needle]]
 """Secrets found, by part and kind."""
 
-STEPS = 60
+STEPS, LATER = 60, 60
 CALL_S, REPLAYED = 5.0, 60
 ANSWERS = {"open", "put", "index", "prehash", "verify"}
 """Operations that a keeper answers with values."""
@@ -49,10 +51,14 @@ class Loot:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     taken_again: dict[str, int] = field(default_factory=dict)  # grants that passed a part and were taken once more
     cells: list[Cell] = field(default_factory=list, repr=False)
+    stood: set[bytes] = field(default_factory=set, repr=False)  # labels of the postings that were there at its end
 
 
 async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
-    """Run a load with the taps on; read the memory of node and keeper in the middle of it and at its end."""
+    """Run a load with the taps on; read the memory of node and keeper in the middle of it and at its end.
+
+    When the taps are off again, more people are put.
+    """
     loot = Loot()
     hits: Hits = {}
     for part in PARTS:
@@ -70,11 +76,13 @@ async def watch(scene: Scene, load: Load, steps: int = STEPS) -> Loot:
         look((np.frombuffer(b, np.uint8) for p in loot.passed[part] for b in (p.body, p.answer)), secrets, hits, part)
         loot.found[part] = {kind: len(hits.get((part, kind), ())) for kind in secrets}
     loot.looked_for = {kind: len(set(values)) for kind, values in secrets.items()}
+    loot.stood = labels_of(scene)
+    await load.add(LATER)
     loot.cells = [cell for record in load.touched for cell in record.cells.values()]
     return loot
 
 
-def look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[bytes]], hits: Hits, part: str) -> int:
+def look(regions: Iterable[np.ndarray], secrets: Mapping[str, Sequence[Needle]], hits: Hits, part: str) -> int:
     """Add to `hits` which secrets of each kind stand in some memory or traffic; return how many bytes that was."""
     kinds = [(kind, value) for kind, values in secrets.items() for value in set(values)]
     needles, size = Needles([value for _, value in kinds]), 0
@@ -96,10 +104,14 @@ def steal_node(scene: Scene, loot: Loot) -> Theft:
     opened = open_with(scene.policy.vault, loot.cells, _words(loot.passed["node"]))
     theft.got(opened)
     theft.note("words of 32 bytes that passed, tried as the key of every row that passed", opened=len(opened))
-    linked, postings = _linked(loot.passed["node"])
+    later = labels_of(scene) - loot.stood
+    linked = len(later & _seen(loot.passed["node"]))
+    share = f"{linked / len(later):.2%} of them" if later else "nobody could be put"
     theft.note(
-        "labels sent together taken as one value's (admitted while it watches)", labels_linked=linked, postings=postings
-    )
+        f"{len(later):,} postings of a later dump, written after it watched, recognised by labels that it saw as one "
+        f"value's (admitted): {share}",
+        later_postings=len(later), later_postings_recognised=linked,
+    )  # fmt: skip
     theft.close()
     return theft
 
@@ -224,14 +236,13 @@ def _try_sums(scene: Scene, theft: Theft, cells: Sequence[Cell]) -> None:
     )
 
 
-def _linked(passed: Sequence[Passed]) -> tuple[int, int]:
-    """Return how many labels came together with another of the same value, and how many postings passed."""
-    linked = postings = 0
-    for request in passed:
-        if request.op == "node_put":
-            counts = wire.decode(request.body, "node_put").tables["postings"]["labels"]
-            postings += len(counts)
-            linked += int(sum(count for count in counts.tolist() if count > 1))
-        elif request.op == "node_find":
-            linked += wire.rows_in(wire.decode(request.body, "node_find").tables["labels"])
-    return linked, postings
+def labels_of(scene: Scene) -> set[bytes]:
+    """Return the labels of all postings in a dump."""
+    with copied_store(scene) as path, contextlib.closing(sqlite3.connect(path)) as db:
+        return {label for (label,) in db.execute("SELECT label FROM posting WHERE record != x''")}
+
+
+def _seen(passed: Sequence[Passed]) -> set[bytes]:
+    """Return every label that passed a node: candidates of postings, and those that searches asked for."""
+    asked = [wire.decode(p.body, p.op).tables["labels"]["label"] for p in passed if p.op in {"node_put", "node_find"}]
+    return {label.tobytes() for labels in asked for label in labels}

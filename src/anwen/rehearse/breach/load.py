@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +11,13 @@ from pathlib import Path
 
 from anwen.client.records import Record
 from anwen.crypto import blind_index
+from anwen.errors import MalformedError
 from anwen.formats import normalise
-from anwen.model import Collection, Policy
+from anwen.model import Collection, Field, Policy
 from anwen.rehearse.breach import shares
 from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.scene import Scene
+from anwen.rehearse.breach.search import Needle
 
 NEW_EVERY = 3
 
@@ -47,6 +51,12 @@ class Load:
                 self.people.append(values)
                 self.touched += records[:1]
 
+    async def add(self, count: int) -> None:
+        """Put so many new people together, as far as there are any."""
+        if rows := list(itertools.islice(self.spare, count)):
+            async with self.scene.connect(*self.cast.writer) as writing:
+                await writing.put_many(self.cast.reader.collection, rows)
+
     def _searched(self) -> list[str]:
         schema, purpose = self._schema, self.scene.policy.purposes[self.cast.reader.purpose]
         return [f.name for f in schema.fields if (schema.id, f.id) in purpose.search]
@@ -55,7 +65,7 @@ class Load:
     def _schema(self) -> Collection:
         return self.scene.policy.collections[self.cast.reader.collection]
 
-    def secrets(self) -> dict[str, list[bytes]]:
+    def secrets(self) -> dict[str, Sequence[Needle]]:
         """Return what only clients may hold of all this, by kind: made from the shares of all keepers."""
         folders = [self.scene.path("keeper", k) for k in self.scene.policy.keepers]
         return secrets_of(self.scene.policy, folders, self._schema, self.people, self.touched)
@@ -64,7 +74,7 @@ class Load:
 def secrets_of(
     policy: Policy, folders: Sequence[Path], schema: Collection, people: Sequence[Mapping[str, object]],
     records: Sequence[Record],
-) -> dict[str, list[bytes]]:  # fmt: skip
+) -> dict[str, Sequence[Needle]]:  # fmt: skip
     """Return what only clients may hold of some people and records, by kind; `folders` are those of all keepers."""
     indexed = [f for f in schema.fields if f.index]
     keys = shares.token_keys(policy, folders, [(schema.id, f.id) for f in indexed])
@@ -78,7 +88,7 @@ def secrets_of(
     values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
     return {
         # a library's own text has names of people: numpy.ma speaks of a Lawrence
-        "values": [text for text in texts(people) if not text.isalpha()],
+        "values": [ways for ways in texts(schema, people) if not ways[0].isalpha()],
         "tokens": [token for *_, token in tokens],
         "index keys": shares.index_keys(policy, folders, tokens),
         "token keys": keys,
@@ -87,10 +97,20 @@ def secrets_of(
     }
 
 
-def texts(people: Sequence[Mapping[str, object]]) -> list[bytes]:
-    """Return every value that is long enough to be looked for, each once."""
-    found = {str(value) for row in people for value in row.values() if value is not None}
-    return sorted(text.encode() for text in found if len(text.encode()) >= LONG)
+def texts(schema: Collection, people: Sequence[Mapping[str, object]]) -> list[tuple[str, ...]]:
+    """Return every value that is long enough to be looked for, each once: in all ways in which it may be spelled."""
+    found = {(name, str(value)): None for row in people for name, value in row.items() if value is not None}
+    spelled = {_spelled(schema.field_named[name], text) for name, text in found}
+    return sorted(all_ways for all_ways in spelled if len(all_ways[0].encode()) >= LONG)
+
+
+def _spelled(field: Field, text: str) -> tuple[str, ...]:
+    """Return a value as it was given, as its field has it, as it is indexed, and each without case."""
+    found = [text]
+    with contextlib.suppress(MalformedError):  # JSON, which is no text; kinds that are not indexed
+        canonical = normalise.normalise(field, text)
+        found += [str(canonical), normalise.index_bytes(field, canonical).decode()]
+    return tuple(dict.fromkeys(way for each in found for way in (each, each.casefold())))
 
 
 LONG = 8

@@ -1,4 +1,4 @@
-"""One officer's key, policies of other times, and a keeper that is set back to an older copy of itself."""
+"""One officer's key: policies that he signs alone, sent to everybody and put into a client's folder."""
 
 from __future__ import annotations
 
@@ -8,21 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from anwen import vault_folder
-from anwen.client import inspecting
-from anwen.client.records import Record
-from anwen.errors import AnwenError, PolicyError, UnavailableError
+from anwen.errors import AnwenError
 from anwen.formats import policy_chain
 from anwen.formats.policy_chain import SignedPolicy
 from anwen.model import Budget, Policy
 from anwen.net.connection import Pool
-from anwen.rehearse.breach.cast import Cast
-from anwen.rehearse.breach.scene import STOLEN, Scene
+from anwen.rehearse.breach.scene import Scene
 from anwen.rehearse.breach.theft import Theft
 from anwen.vault_folder import VaultFolder
 
 POST_S = 10.0
-SET_BACK_AFTER = 20
-"""People opened between the copy of a keeper and its return."""
 
 
 async def steal_key(scene: Scene) -> Theft:
@@ -34,9 +29,9 @@ async def steal_key(scene: Scene) -> Theft:
     officer = next(iter(scene.policy.officers))
     for what, signed in _forged(scene, officer):
         document = policy_chain.encode_signed(signed)
-        taken = [name for name, pool in _doors(scene) if await _takes(pool, document)]
+        taken = [name for name, pool in doors(scene) if await takes(pool, document)]
         theft.must(not taken, f"{what}: taken by {', '.join(taken)}")
-        theft.must(not _client_takes(scene, document), f"{what}: a client follows it")
+        theft.must(not client_takes(scene, document), f"{what}: a client follows it")
         theft.note(f"{what}: sent to all keepers and nodes, and put into a client's folder")
     theft.note("an edited vault.toml in a client's folder")
     theft.must(not _toml_counts(scene), "a client follows an edited vault.toml")
@@ -67,14 +62,16 @@ def _forged(scene: Scene, officer: str) -> Iterator[tuple[str, SignedPolicy]]:
     yield "a version further on", signed(replace(loose, version=policy.version + 2), officer)
 
 
-def _doors(scene: Scene) -> Iterator[tuple[str, Pool]]:
+def doors(scene: Scene) -> Iterator[tuple[str, Pool]]:
+    """Yield every keeper and node that a policy may be sent to."""
     for keeper in scene.policy.keepers.values():
         yield f"keeper {keeper.id}", Pool(keeper.address, keeper.tls_pin, limit=1)
     for node in scene.policy.nodes.values():
         yield f"node {node.id}", Pool(node.address, node.tls_pin, limit=1)
 
 
-async def _takes(pool: Pool, document: bytes) -> bool:
+async def takes(pool: Pool, document: bytes) -> bool:
+    """Return whether a keeper or node takes a policy."""
     async with contextlib.aclosing(pool):
         try:
             await pool.post("/v1/policy", None, document, POST_S)
@@ -83,10 +80,10 @@ async def _takes(pool: Pool, document: bytes) -> bool:
         return True
 
 
-def _client_takes(scene: Scene, document: bytes) -> bool:
+def client_takes(scene: Scene, document: bytes) -> bool:
     """Return whether a client follows a policy that lies in its folder as the newest one, or as the only one."""
     for name in (f"{scene.policy.version + 1:04}.json", f"{scene.policy.version:04}.json"):
-        with _client_folder(scene) as folder:
+        with client_folder(scene) as folder:
             (folder.path / "policy" / name).write_bytes(document)
             with contextlib.suppress(AnwenError):
                 if policy_chain.digest(folder.policy()) != policy_chain.digest(scene.policy):
@@ -95,61 +92,21 @@ def _client_takes(scene: Scene, document: bytes) -> bool:
 
 
 def _toml_counts(scene: Scene) -> bool:
-    with _client_folder(scene) as folder:
+    with client_folder(scene) as folder:
         text = (scene.folder.path / "vault.toml").read_text(encoding="utf-8")
         (folder.path / "vault.toml").write_text(text.replace("127.0.0.1", "127.9.9.9"), encoding="utf-8")
         return policy_chain.digest(folder.policy()) != policy_chain.digest(scene.policy)
 
 
 @contextlib.contextmanager
-def _client_folder(scene: Scene) -> Iterator[VaultFolder]:
-    """Give the block what a client has of the vault: the pinned root and the signed policies."""
+def client_folder(scene: Scene, newest: int = 9999) -> Iterator[VaultFolder]:
+    """Give the block what a client has of the vault: the pinned root and the signed policies, up to a version."""
     path = scene.outside / "client"
     shutil.rmtree(path, ignore_errors=True)
     (path / "policy").mkdir(parents=True)
-    for file in (scene.folder.path / "policy").iterdir():
-        shutil.copy(file, path / "policy")
+    for document in scene.folder.path.glob("policy/[0-9]*.json"):
+        if int(document.stem) <= newest:
+            shutil.copy(document, path / "policy")
     shutil.copy(scene.folder.path / "root.json", path)
     yield VaultFolder(path)
     shutil.rmtree(path)
-
-
-async def set_back(scene: Scene, cast: Cast) -> Theft:
-    """Return what a keeper does that is started on an older copy of its folder, from before a budget was spent."""
-    theft = Theft(
-        "rollback", "an older copy of a keeper's folder, put in its place", 0,
-        "it does not serve: peers have signed more of its log than it has", "rehearse/breach/officer.py",
-    )  # fmt: skip
-    keeper = next(k for k in scene.policy.keepers if k != STOLEN)
-    path, old, new = scene.path("keeper", keeper), scene.outside / "older", scene.outside / "newer"
-    shutil.copytree(path, old)
-    await _open_some(scene, cast)
-    await scene.cosigned()
-    await scene.kill("keeper", keeper)
-    path.rename(new)
-    shutil.copytree(old, path)
-    try:
-        await scene.start_one("keeper", keeper)
-        async with scene.connect(*cast.auditor) as vault:
-            await inspecting.keeper_state(vault.session, vault.purpose, keeper)
-        theft.must(False, f"keeper {keeper} serves on an older copy of its log")
-        await scene.kill("keeper", keeper)
-    except (UnavailableError, PolicyError) as error:
-        theft.note(f"keeper {keeper} started on its older folder: {error.code}")
-    finally:
-        shutil.rmtree(path)
-        new.rename(path)
-        shutil.rmtree(old)
-    await scene.start_one("keeper", keeper)
-    theft.close()
-    return theft
-
-
-async def _open_some(scene: Scene, cast: Cast) -> None:
-    records: list[Record] = []
-    async with scene.connect(cast.reader.principal, cast.reader.purpose) as vault:
-        async for record in vault.scan(cast.reader.collection, [cast.reader.class_name]):
-            records.append(record)
-            if len(records) == SET_BACK_AFTER:
-                break
-        await vault.open(records, [cast.reader.class_name])

@@ -24,6 +24,7 @@ from anwen.rehearse.breach import (
     live,
     nobody,
     officer,
+    rollback,
     rows,
     tap,
     thief,
@@ -38,6 +39,7 @@ from anwen.rehearse.breach.load import Load, texts
 from anwen.rehearse.breach.scene import Known, Scene, copied, running
 from anwen.rehearse.breach.search import Needles
 from anwen.rehearse.breach.theft import Theft
+from anwen.sample.people import residents
 from anwen.vault_folder import VaultFolder
 
 DAY_S = 25 * 3600
@@ -54,7 +56,7 @@ THEFTS = (
 WATCHED = {"node", "keeper", "zone", "writer"}
 """Thefts by whoever watched a load."""
 
-FRESH = {"inference", "tokens", "writer"}
+FRESH = {"inference", "tokens"}
 """Thefts for which people have to be put in, drawn by public statistics."""
 
 COMPARED = 10_000
@@ -116,7 +118,7 @@ async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
         async with running(scene):
             await rehearsal.run()
         if settings.compare and not settings.broken:
-            outcome.compared = await elsewhere.compare(rehearsal.rows(), scratch / "elsewhere")
+            outcome.compared = await elsewhere.compare(rehearsal.rows(), scratch)
     outcome.seconds = time.monotonic() - begun
     return outcome
 
@@ -182,10 +184,11 @@ class _Rehearsal:
     def _thefts(self) -> dict[str, Callable[[], Awaitable[Theft]]]:
         """Return every theft by name, in order."""
         scene, who, hours = self.scene, self.cast, self.settings.hours
-        needles = Needles(texts([known.values for known in scene.known[:DUMPED_ROWS]]))
+        schema = scene.policy.collections[who.reader.collection]
+        needles = Needles(texts(schema, [known.values for known in scene.known[:DUMPED_ROWS]]))
         return {
             "nobody": lambda: nobody.steal(scene, needles),
-            "dump": lambda: dump.steal(scene),
+            "dump": lambda: dump.steal(scene, who),
             "inference": _done(self._guess),
             "tokens": _done(lambda: tokens.steal(scene, self.people, self.tokens)),
             "node": _done(lambda: live.steal_node(scene, self.loot)),
@@ -196,7 +199,7 @@ class _Rehearsal:
             "key": lambda: thief.steal(scene, who, with_keeper=False, hours=hours),
             "key and keeper": lambda: thief.steal(scene, who, with_keeper=True, hours=hours),
             "officer": lambda: officer.steal_key(scene),
-            "rollback": lambda: officer.set_back(scene, who),
+            "rollback": lambda: rollback.steal(scene, who),
             "rows": lambda: rows.steal(scene, who, self.settings.seed),
             "keepers": _done(lambda: keepers.steal(scene, who, self.dump)),
         }
@@ -206,8 +209,12 @@ class _Rehearsal:
         return theft
 
     def rows(self) -> list[Mapping[str, object]]:
-        """Return people for other systems."""
-        return [known.values for known in self.scene.known[:COMPARED]]
+        """Return people for other systems; of a copy as many who are made up: there they are written in clear."""
+        known = self.scene.known[:COMPARED]
+        if not self.settings.vault:
+            return [one.values for one in known]
+        made_up = next(residents(len(known), self.settings.seed))
+        return [dict(zip(made_up, row, strict=True)) for row in zip(*made_up.values(), strict=True)]
 
     async def _fill(self) -> None:
         if self.settings.vault:

@@ -36,7 +36,7 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
             "taken": theft.taken,
             "people": theft.people,
             "at most": theft.bound,
-            "values": theft.values,
+            "values read": theft.values,  # "values" alone is a record's fields to a terminal
             "bound": theft.promise,
             "broken": "; ".join(theft.broken),
         }
@@ -45,6 +45,10 @@ def rows(outcome: Outcome) -> Iterator[dict[str, object]]:
 def tables(outcome: Outcome) -> Iterator[tuple[str, list[dict[str, object]]]]:
     """Yield what a terminal shows: a title and rows of each table."""
     yield "thefts", list(rows(outcome))
+    tried: list[dict[str, object]] = [
+        {"theft": t.name, "code": f"src/anwen/{t.code}", "tried": what} for t in outcome.thefts for what in t.tried
+    ]
+    yield "what was tried, and where its code is", tried
     if outcome.columns:
         yield "inference: rows guessed right", outcome.columns
     if outcome.compared:

@@ -1,7 +1,8 @@
-"""Whoever writes to the database: rows swapped, spliced, edited, given to another person.
+"""Whoever writes to the database: rows swapped, spliced, edited, given to another person, put back after a change.
 
 The store is a copy, read by a node in this process; keepers are the running ones. Whatever was done to a row, opening
-it by its id gives its own person's values or nothing, and a search gives nobody else.
+it by its id gives its own person's values or nothing, and a search gives nobody else. What an update replaced opens
+again once it is put back: it is genuine. What was deleted does not.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from anwen.errors import AnwenError
 from anwen.formats.envelope import join_cells, split_cells
 from anwen.node.service import Node
 from anwen.rehearse.breach.cast import Cast
-from anwen.rehearse.breach.dump import copied_store
 from anwen.rehearse.breach.liar import same, searched
-from anwen.rehearse.breach.scene import Known, Scene
+from anwen.rehearse.breach.scene import Known, Scene, copied_store
 from anwen.rehearse.breach.theft import Theft
 from anwen.store.sqlite import SqliteStore
 
@@ -33,7 +33,7 @@ Edit = Callable[[sqlite3.Connection, bytes, bytes], None]
 async def steal(scene: Scene, cast: Cast, seed: int) -> Theft:
     """Return what came of every edit of rows of some pairs of people."""
     theft = Theft(
-        "rows", "write access to the database", 0, "an edited row opens to nobody else's values",
+        "rows", "write access to the database", 0, "an edited row opens to nobody else's values, a deleted one to none",
         "rehearse/breach/rows.py",
     )  # fmt: skip
     chooser = random.Random(seed)  # noqa: S311 - pairs that can be had again
@@ -51,6 +51,7 @@ async def steal(scene: Scene, cast: Cast, seed: int) -> Theft:
     theft.people = outcomes["somebody else"]
     theft.note(f"{len(edits)} edits of {PAIRS} pairs of people: " + ", ".join(title for title, _ in edits), **outcomes)
     theft.must(outcomes["refused or not there"] > 0, "no edit had any effect: this attack does not work")
+    await _put_back(scene, cast, chooser.choice(scene.known), theft)
     theft.close()
     return theft
 
@@ -82,6 +83,70 @@ async def _outcome(vault: AsyncVault, scene: Scene, cast: Cast, known: Known, *,
     if not opened:
         return "refused or not there"
     return "as it was" if all(values and same(known, values) for values in opened) else "somebody else"
+
+
+# --- put back ------------------------------------------------------------------------------------------------------
+
+
+async def _put_back(scene: Scene, cast: Cast, known: Known, theft: Theft) -> None:
+    """Add to `theft` what opens of a person's older rows, put back after an update, and after a deletion."""
+    reader, record, changed = cast.reader, bytes.fromhex(known.record), _changed(scene, cast, known)
+    if changed is None:
+        theft.note("nothing was put back: nobody has a field that is not unique otherwise than another")
+        return
+    scene.known.remove(known)  # for others he is no longer as he was
+    with copied_store(scene) as path:
+        older = _held(path, record)
+    async with scene.connect(reader.principal, reader.purpose) as vault:
+        (sealed,) = await vault.get([known.record], collection=reader.collection)
+    assert sealed is not None
+    async with scene.connect(*cast.writer) as vault:
+        await vault.update(sealed, reader.class_name, changed)
+    updated, opened = await _with(scene, cast, known), await _with(scene, cast, known, older)
+    theft.must("as it was" not in updated, "an update has no effect: this attack does not work")
+    theft.must("somebody else" not in opened, "an older row opens to values that it never had")
+    theft.note(
+        "a row, its wrap and postings put back after an update, read by id and by a search (admitted: older values are "
+        "genuine; keepers' logs tell that there was a later put, nothing that opens does)",
+        older_values_opened=opened.count("as it was"),
+    )
+    if cast.deleter:
+        async with scene.connect(*cast.deleter) as vault:
+            await vault.delete([dataclasses.replace(sealed, version=sealed.version + 1)])
+        opened = await _with(scene, cast, known, older)
+        theft.got({known.subject} if "as it was" in opened else ())
+        theft.note("the same put back after a deletion", deleted_values_opened=opened.count("as it was"))
+
+
+def _changed(scene: Scene, cast: Cast, known: Known) -> dict[str, object] | None:
+    """Return what a class has, but in one field that is not unique what somebody else has; None: nobody differs."""
+    fields = scene.policy.collections[cast.reader.collection].fields_of(cast.reader.class_name)
+    values = {f.name: known.values.get(f.name) for f in fields}
+    others = ((f.name, one.values.get(f.name)) for one in scene.known for f in fields if f.index != "unique")
+    return next(({**values, name: value} for name, value in others if value not in (None, values[name])), None)
+
+
+Held = dict[str, list[tuple[object, ...]]]
+"""By table, all that a store holds of a record."""
+
+
+def _held(path: Path, record: bytes) -> Held:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return {
+            table: db.execute(f"SELECT * FROM {table} WHERE record = ?", (record,)).fetchall()  # noqa: S608 - our names
+            for table in ("row", "wrap_1", "posting", "subject", "deleted")
+        }
+
+
+async def _with(scene: Scene, cast: Cast, known: Known, held: Held | None = None) -> list[str]:
+    """Return what becomes of a person, by id and by a search, once the store holds this of him."""
+    with copied_store(scene) as path:
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            for table, rows in (held or {}).items():
+                db.execute(f"DELETE FROM {table} WHERE record = ?", (bytes.fromhex(known.record),))  # noqa: S608
+                for row in rows:
+                    db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+        return await _read(scene, cast, path, [known])
 
 
 # --- edits ---------------------------------------------------------------------------------------------------------

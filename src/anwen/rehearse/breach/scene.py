@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import IO
 
 import anwen
-from anwen import supervisor
+from anwen import signing, supervisor
 from anwen.client import inspecting
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import ConflictError, UnavailableError
+from anwen.errors import ConflictError, NotFoundError, PolicyError, UnavailableError
+from anwen.formats import policy_chain
+from anwen.formats.policy_chain import SignedPolicy
 from anwen.model import Policy
+from anwen.node.app import load
 from anwen.rehearse import preload
 from anwen.rehearse.breach import tap
-from anwen.vault_folder import VaultFolder
+from anwen.vault_folder import VaultFolder, read_key
 
 STOLEN = "a"
 """The zone in the attacker's hands."""
@@ -134,6 +138,23 @@ class Scene:
             for keeper in self.policy.keepers:
                 await inspecting.log_state(vault.session, vault.purpose, keeper)  # has a checkpoint made
 
+    # --- officers ------------------------------------------------------------------------------------------------
+
+    async def publish(self, new: Policy) -> None:
+        """Have the officers sign the next version, and all keepers and nodes follow it.
+
+        Raises: NotFoundError: too few officers' keys lie in the folder. UnavailableError: somebody does not follow.
+        """
+        keys = {o: file for o in self.policy.officers if (file := self.folder.path / "officers" / f"{o}.key").exists()}
+        signed = SignedPolicy(new, {o: policy_chain.sign(new, o, read_key(file)) for o, file in keys.items()})
+        if not signing.has_quorum(self.policy, signed):
+            raise NotFoundError(f"{len(keys)} officers' keys are here, expected those of {self.policy.quorum} persons")
+        self.folder.publish(signed)
+        self.policy = new
+        for name, answer in (await signing.publish(new, self.folder.documents(), {})).items():
+            if answer != new.version:
+                raise UnavailableError(f"{name} does not follow version {new.version}: {answer}")
+
     # --- clients -------------------------------------------------------------------------------------------------
 
     def connect(self, principal: str, purpose: str, timing: Timing | None = None) -> AsyncVault:
@@ -157,19 +178,54 @@ class Scene:
 def copied(original: Path, target: Path) -> Iterator[VaultFolder]:
     """Give the block a copy of a vault; the original is locked meanwhile, since both use the same addresses.
 
-    Raises: ConflictError: the original is running.
+    Raises:
+        ConflictError: the original is running. PolicyError: the copy would work on what lies outside it.
     """
     with _locked(VaultFolder(original)):
         if target.exists():
             raise ConflictError(f"{target}: exists")
         shutil.copytree(original, target, symlinks=True)
-        yield VaultFolder(target)
+        folder = VaultFolder(target)
+        check_apart(folder)
+        yield folder
+
+
+def check_apart(folder: VaultFolder) -> None:
+    """Raise PolicyError unless all that a copy's processes use lies in the copy: else they attack the original's."""
+    inside = folder.path.resolve()
+    places = {str(p.relative_to(folder.path)): p for p in folder.path.rglob("*") if p.is_symlink()}
+    for here in sorted((folder.path / "nodes").iterdir()):
+        info, policy, store = load(here)
+        if policy.engine != "sqlite":
+            what = f"engine {policy.engine}, whose servers a copy of the folder would work on"
+            raise PolicyError(f"node {info.id}: {what}; nothing was attacked")
+        places[f"node {info.id}: store"] = here / str(store.get("path", ""))
+    for name, place in places.items():
+        if not place.resolve().is_relative_to(inside):
+            raise PolicyError(f"{name}: {place.resolve()} lies outside the copy; nothing was attacked")
 
 
 @contextlib.contextmanager
 def _locked(folder: VaultFolder) -> Iterator[IO[bytes]]:
     with folder.lock() as lock:
         yield lock
+
+
+@contextlib.contextmanager
+def copied_store(scene: Scene) -> Iterator[Path]:
+    """Give the block a copy of the store's file, as whoever has the disk takes it."""
+    if scene.policy.engine != "sqlite":
+        raise PolicyError(f"engine {scene.policy.engine}: the rehearsal reads SQLite's file alone")
+    target = scene.outside / "stolen.sqlite"
+    target.unlink(missing_ok=True)
+    target.touch(mode=0o600)
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{scene.store}/anwen.sqlite?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+    yield target
+    target.unlink()
 
 
 @contextlib.asynccontextmanager

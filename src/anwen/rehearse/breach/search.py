@@ -20,8 +20,16 @@ SHORTEST = 8
 CHUNK_BYTES = 2**24
 
 
-def forms(value: str | bytes) -> Iterator[bytes]:
+Needle = str | bytes | tuple[str, ...]
+"""A value to look for: a text, bytes such as a key, or all the ways in which one text is spelled."""
+
+
+def forms(value: Needle) -> Iterator[bytes]:
     """Yield how a value may stand in a file: as it is, UTF-16, JSON escapes, hexadecimal and base64 of its bytes."""
+    if isinstance(value, tuple):
+        for spelled in value:
+            yield from forms(spelled)
+        return
     raw = value.encode() if isinstance(value, str) else value
     yield raw
     if isinstance(value, str):
@@ -36,9 +44,9 @@ def forms(value: str | bytes) -> Iterator[bytes]:
 
 
 class Needles:
-    """Values to look for, texts or bytes such as keys; prepared so that bytes are read once."""
+    """Values to look for; prepared so that bytes are read once."""
 
-    def __init__(self, values: Sequence[str | bytes]) -> None:
+    def __init__(self, values: Sequence[Needle]) -> None:
         """Take values. About 10 us each."""
         self._values = values
         starts: list[int] = []

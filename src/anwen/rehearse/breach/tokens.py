@@ -64,11 +64,13 @@ def steal(scene: Scene, people: Fresh, tokens: Seen) -> Theft:
             guessed[observed] = attack(observed, weights)
             won = max(won, score(guessed[rows], truth, weights).recovered)
         guess = score(np.full(len(truth), -1), truth, weights).guess
+        named = len(counts.keys() & set(token_of.values()))
+        theft.must(0 < named == len(counts), f"{name}: a client's token key names {named} of {len(counts)} tokens")
         theft.note(
             f"{name}: {len(counts):,} tokens in {max(counts.values(), default=0)} puts or fewer; by statistics "
-            f"{won:.2%} of rows, if one knew whose each token is ({guess:.2%} by guessing); with a client's token key "
-            "all that one can name",
+            f"{won:.2%} of rows, if one knew whose each token is ({guess:.2%} by guessing); a dictionary made with a "
+            f"client's token key names {named:,} of them",
             **{f"{name}: tokens": len(counts), f"{name}: rows by statistics": round(won, 4),
-               f"{name}: rows by guessing": round(guess, 4), f"{name}: values by dictionary": len(token_of)},
+               f"{name}: rows by guessing": round(guess, 4), f"{name}: tokens by dictionary": named},
         )  # fmt: skip
     return theft

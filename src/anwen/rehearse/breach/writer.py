@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from anwen.client import rounds
 from anwen.client.opening import stack
 from anwen.client.rows import Cell
 from anwen.client.session import Session
@@ -18,10 +17,12 @@ from anwen.crypto.dprf import held_by
 from anwen.errors import AnwenError
 from anwen.formats import wire
 from anwen.formats.answer import Answer
+from anwen.rehearse.breach import probing
 from anwen.rehearse.breach.cast import Cast
 from anwen.rehearse.breach.live import Loot, open_with
 from anwen.rehearse.breach.scene import Scene
 from anwen.rehearse.breach.theft import Theft
+from anwen.rehearse.breach.writing import put_body
 
 BATCHES = 3
 
@@ -31,24 +32,25 @@ async def steal(scene: Scene, cast: Cast, loot: Loot, dump: Sequence[Cell]) -> T
     principal, purpose = cast.writer
     theft = Theft(
         "writer", f"the key of {principal}, who only writes; recorded requests; a dump", 0,
-        "no value of a stored row comes out of a put", "rehearse/breach/writer.py",
+        "no value of a stored row comes out of a put, and no more guesses than its search budget",
+        "rehearse/breach/writer.py",
     )  # fmt: skip
     cells = [cell for cell in dump if cell.collection.name == cast.reader.collection]
     async with scene.connect(principal, purpose) as vault:
         opened, tried = await _as_new(vault.session, purpose, cells)
         theft.got(opened)
         theft.note("stored rows put again under their own ids: their values asked for as new ones", tried=tried)
-        again = 0
-        for request in loot.passed["keeper"]:
-            if request.op == "put":
-                again += await _asked_again(vault.session, purpose, request.body, cells)
-        theft.note("recorded puts asked again, as they were and one cell further on", gave_stored_values=again)
+        puts = [request for request in loot.passed["keeper"] if request.op == "put"]
+        again = sum([await _asked_again(vault.session, purpose, request.body, cells) for request in puts])
+        theft.note(f"{len(puts)} recorded puts asked again, as they were", gave_stored_values=again)
         theft.must(not again, f"{again} recorded puts gave values of stored rows")
         answered = [
             op for op, body in _other_ways(vault.session, cells) if await _answers(vault.session, op, purpose, body)
         ]
         theft.note("the same rows to open, verify and delete", answered=", ".join(answered) or "none")
         theft.must("open" not in answered, "a writer's key opens")
+    if cast.prober:
+        await probing.probe(scene, cast, dump, theft)
     theft.close()
     return theft
 
@@ -66,7 +68,7 @@ async def _as_new(session: Session, purpose: str, cells: Sequence[Cell]) -> tupl
     for batch in sorted(batches.values(), key=len, reverse=True)[:BATCHES]:
         mine = sorted(batch, key=lambda c: c.nonce[20:])
         try:
-            answers = await session.ask_all("put", purpose, await _put_body(session, purpose, mine))
+            answers = await session.ask_all("put", purpose, await put_body(session, purpose, mine))
         except AnwenError:
             continue
         for cell, value in zip(mine, _values(session, answers, len(mine)), strict=True):
@@ -74,31 +76,6 @@ async def _as_new(session: Session, purpose: str, cells: Sequence[Cell]) -> tupl
             key = bytes(a ^ b for a, b in zip(cell.wrap, value, strict=True))
             opened |= open_with(session.policy.vault, [cell], [key])
     return opened, tried
-
-
-async def _put_body(session: Session, purpose: str, cells: Sequence[Cell]) -> bytes:
-    """Return a put that names stored rows."""
-    epoch, generation = await rounds.current(session, purpose)
-    place = {record: i for i, record in enumerate(dict.fromkeys(c.record for c in cells))}
-    firsts = list({c.record: c for c in cells}.values())  # in the order of `place`
-    records: wire.Table = {
-        "collection": np.array([c.collection.id for c in firsts]), "subject": stack([c.subject for c in firsts], 16),
-        "record": stack(list(place), 16), "version": np.array([c.version for c in firsts]),
-        "tag": stack([bytes(16)] * len(place), 16),
-        "collected_s": np.array([c.collected_s for c in firsts], np.uint64),
-        "expires_s": np.array([c.expires_s for c in firsts], np.uint64),
-    }  # fmt: skip
-    table: wire.Table = {
-        "record_row": np.array([place[c.record] for c in cells]), "class": np.array([c.class_id for c in cells]),
-        "commitment": stack([c.envelope[13:45] for c in cells], 32),
-    }  # fmt: skip
-    tokens: wire.Table = {
-        "collection": np.array([], int), "field": np.array([], int), "normaliser": np.array([], int),
-        "token": stack([], 32),
-    }  # fmt: skip
-    scalars: dict[str, int | bytes] = {"epoch": epoch, "generation": generation}
-    tables = {"records": records, "cells": table, "tokens": tokens}
-    return wire.encode("put", session.random(wire.SALT_BYTES), scalars, tables)
 
 
 def _values(session: Session, answers: dict[str, Answer], rows: int) -> Iterator[bytes]:
