@@ -48,8 +48,8 @@ DUMPED_ROWS = 2_000
 
 
 THEFTS = (
-    "nobody", "dump", "inference", "tokens", "node", "keeper", "zone", "liar", "writer", "key", "key and keeper",
-    "officer", "rollback", "rows", "keepers",
+    "nobody", "dump", "inference", "tokens", "node", "keeper", "zone", "liar", "writer", "key", "key, prepared",
+    "key and keeper", "officer", "rollback", "rows", "keepers",
 )  # fmt: skip
 """By name, in the order in which they are rehearsed."""
 
@@ -197,6 +197,7 @@ class _Rehearsal:
             "zone": _done(lambda: live.steal_zone(scene, self.loot, self.dump)),
             "writer": lambda: writer.steal(scene, who, self.loot, self.dump),
             "key": lambda: thief.steal(scene, who, with_keeper=False, hours=hours),
+            "key, prepared": lambda: thief.steal_prepared(scene, who),
             "key and keeper": lambda: thief.steal(scene, who, with_keeper=True, hours=hours),
             "officer": lambda: officer.steal_key(scene),
             "rollback": lambda: rollback.steal(scene, who),

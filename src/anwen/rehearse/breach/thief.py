@@ -133,6 +133,17 @@ class Thief:
         total: Bytes2D = np.bitwise_xor.reduce(np.vstack(list(known.values())))
         return total.tobytes()
 
+    async def prepare(self, records: Sequence[Record], each: int) -> None:
+        """Keep answers that open nobody, hour by hour; in the last of them one more for each opens all.
+
+        `each`: how many people one keeper answers for in an hour (docs/adr/0010).
+        """
+        keepers, threshold = sorted(self._columns), self.scene.policy.threshold
+        for hour in range(threshold):
+            self.scene.pass_time(HOUR_S + 1 if hour else 0)
+            for i in range(len(keepers)):
+                await self._ask(keepers[(i + hour) % len(keepers)], records[i * each : (i + 1) * each])
+
     async def close(self) -> None:
         """Let go of all connections."""
         await self.vault.close()
@@ -183,6 +194,36 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
     if not with_keeper:
         scene.pass_time(DAY_S + HOUR_S)
         await _check_honest(scene, cast, theft, budget.per_hour)
+    theft.close()
+    return theft
+
+
+async def steal_prepared(scene: Scene, cast: Cast) -> Theft:
+    """Return whom a stolen key gives in one hour, after hours in which it opened nobody."""
+    whose, policy = cast.reader, scene.policy
+    budget = policy.roles[policy.principals[whose.principal].role].budgets[Counter.OPEN]
+    each, keepers = policy.keeper_budget(budget).per_hour, len(policy.keepers)
+    theft = Theft(
+        "key, prepared", f"the key of {whose.principal}, and {policy.threshold} hours", keepers * each,
+        f"at most {keepers} x {each} people in an hour, and {budget.per_hour} an hour on the average",
+        "rehearse/breach/thief.py",
+    )  # fmt: skip
+    thief = Thief(scene, whose.principal, whose.purpose, whose.collection, whose.class_name)
+    try:
+        await thief.prepare(await thief.targets(keepers * each), each)
+    finally:
+        await thief.close()
+    theft.people = most_in_window(list(thief.opened.values()), HOUR_S)
+    at_most = policy.threshold * budget.per_hour
+    theft.must(
+        len(thief.opened) <= at_most, f"{len(thief.opened)} people in {policy.threshold} hours, at most {at_most}"
+    )
+    theft.must(theft.people > 0, "the thief opened nobody: this attack does not work")
+    theft.note(
+        f"answers of one keeper each gathered for {policy.threshold - 1} hours, then completed in one",
+        requests=thief.requests, refused=thief.refused, in_one_hour=theft.people, in_all=len(thief.opened),
+    )  # fmt: skip
+    await _check_logs(scene, cast, thief, theft)
     theft.close()
     return theft
 
