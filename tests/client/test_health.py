@@ -76,6 +76,21 @@ def test_a_silent_recipient_is_suspect_and_one_that_answers_others_is_not():
     assert health.trusted_first([A, B, C], 5.1) == [B, C, A]
 
 
+def test_of_a_zone_that_says_nothing_one_silence_is_enough():
+    zones = {"keeper/a": "east", A: "east", "keeper/b": "west", B: "west"}
+    for heard_s, trusted in ((4.9, False), (5.05, True)):
+        health = Health(0.02, 0.15, 0.0, zones)
+        for recipient in (A, "keeper/b", B):
+            health.answered(recipient, "node_get", 1, sent_s=heard_s - 0.01, now_s=heard_s)
+        health.given_up("keeper/a", sent_s=5.0, now_s=5.1)
+        assert [health.trusted(r, 5.1) for r in zones] == [False, trusted, True, True]
+        answering = Health(0.02, 0.15, 0.0, zones)
+        answering.answered("keeper/a", "open", 1, sent_s=5.0, now_s=5.05)
+        answering.given_up("keeper/a", sent_s=5.0, now_s=5.1)  # it answers others: its zone is there
+        assert answering.trusted(A, 5.1)
+        assert health.to_probe([A], 5.2) == ([] if trusted else [A])  # the first answer to a probe clears it
+
+
 def test_probes_go_out_one_at_a_time_ever_more_slowly_and_an_answer_ends_them():
     health, now, sent = Health(0.02, 0.15, 0.0), 0.0, []
     health.failed(A, now)

@@ -10,7 +10,7 @@ Pure: the time is an argument.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 BYTE_S, MOST_FOR_BYTES_S = 5e-6, 1.0
@@ -65,12 +65,13 @@ class Health:
     """What is known of each recipient ("keeper/a", "node/a").
 
     Delays of small requests lie between `least_s` and `most_s`: below it hiccups of a healthy recipient, such as a sync
-    of its disk, would look like faults.
+    of its disk, would look like faults. `zones`: where each recipient is.
     """
 
     least_s: float
     most_s: float
     now_s: float
+    zones: Mapping[str, str] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _estimates: dict[tuple[str, str, int], Estimate] = field(default_factory=dict)
     _hedges: float = HEDGES_AT_ONCE
@@ -180,10 +181,15 @@ class Health:
         known.pause_s = min(2 * known.pause_s, LAST_PROBE_S)
 
     def given_up(self, recipient: str, *, sent_s: float, now_s: float) -> None:
-        """Note that others answered in place of a late recipient: suspect, unless it answered anybody meanwhile."""
-        known = self._of(recipient)
-        if known.heard_s < sent_s and not known.suspect:
-            self.failed(recipient, now_s)
+        """Note that others answered in place of a late recipient: suspect, unless it answered anybody meanwhile.
+
+        With it what else is in its zone and said nothing since: of a zone that is cut off one silence is enough.
+        """
+        together = [r for r, zone in self.zones.items() if zone == self.zones.get(recipient)] or [recipient]
+        if self._of(recipient).heard_s < sent_s:
+            for other in together:
+                if self._of(other).heard_s < sent_s and not self._of(other).suspect:
+                    self.failed(other, now_s)
 
 
 def _size_class(size: int) -> int:

@@ -80,7 +80,9 @@ class Session:
 
     def __post_init__(self) -> None:
         self._check_policy()
-        self.health = Health(self.timing.least_s, self.timing.most_s, time.monotonic())
+        zones = {f"keeper/{k.id}": k.zone for k in self.policy.keepers.values()}
+        zones |= {f"node/{n.id}": n.zone for n in self.policy.nodes.values()}
+        self.health = Health(self.timing.least_s, self.timing.most_s, time.monotonic(), zones)
         self._background = Background()
         self._turn = random.randrange(1 << 16)  # noqa: S311 - spreads clients over nodes
         self._closed = False
