@@ -87,8 +87,8 @@ def secrets_of(
     cells = [cell for record in records for cell in record.cells.values()]
     values = shares.Shares(policy, folders, "record").values(shares.inputs_of(cells))
     return {
-        # a library's own text has names of people: numpy.ma speaks of a Lawrence
-        "values": [ways for ways in texts(schema, people) if not ways[0].isalpha()],
+        # a library's own text has names of people: numpy.ma speaks of a Lawrence; more of them without case
+        "values": [ways[0] for ways in texts(schema, people) if not ways[0].isalpha()],
         "tokens": [token for *_, token in tokens],
         "index keys": shares.index_keys(policy, folders, tokens),
         "token keys": keys,
