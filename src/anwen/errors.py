@@ -27,6 +27,9 @@ Messages say what was expected, what came and which id; never plaintext, field v
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class AnwenError(Exception):
     """Base of all errors; `code` is stable across releases, clients match on it and not on the text."""
@@ -186,3 +189,13 @@ def from_code(code: str, message: str, retry_after_s: float | None = None) -> An
     error = BY_CODE.get(code, UnavailableError)(message)
     error.retry_after_s = retry_after_s
     return error
+
+
+def place(error: BaseException) -> str:
+    """Return class and last place in our code of an exception: all that is shown of one that is not ours."""
+    package = Path(__file__).resolve().parent
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path = Path(frame.f_code.co_filename).resolve()
+        if path.is_relative_to(package):
+            return f"{type(error).__name__} at anwen/{path.relative_to(package)}:{line}"
+    return type(error).__name__

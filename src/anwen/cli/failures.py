@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import traceback
-from pathlib import Path
 from typing import Any
 
 import click
 
-from anwen.errors import AnwenError, BudgetError, DeniedError, IntegrityError, RequestError, UnavailableError
+from anwen.errors import AnwenError, BudgetError, DeniedError, IntegrityError, RequestError, UnavailableError, place
 
 OK, FAILED, USAGE, REQUEST, DENIED, UNAVAILABLE, INTEGRITY = range(7)
 STOPPED = 130
@@ -92,16 +90,6 @@ def waiting(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def place(error: BaseException) -> str:
-    """Return class and last place in our code of an exception: all that is shown of one that is not ours."""
-    package = Path(__file__).resolve().parents[1]
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        path = Path(frame.f_code.co_filename).resolve()
-        if path.is_relative_to(package):
-            return f"{type(error).__name__} at anwen/{path.relative_to(package)}:{line}"
-    return type(error).__name__
 
 
 class _OneLine(logging.Handler):

@@ -23,7 +23,7 @@ from anwen.cli.import_state import ImportFolder, PartState, Plan
 from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.errors import AnwenError, ConflictError, OverloadedError, StorageError
+from anwen.errors import AnwenError, ConflictError, OverloadedError, StorageError, place
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
@@ -225,5 +225,5 @@ def run_part(
     except OSError as error:
         return StorageError(f"{error.filename or 'file'}: {error.strerror}")
     except Exception as error:  # noqa: BLE001 - a process edge
-        return AnwenError(failures.place(error))
+        return AnwenError(place(error))
     return None

@@ -1,4 +1,8 @@
-"""One bound on the time of a whole call of the vault, with everything that it asks again."""
+"""The edge of a call of the vault: a bound on its time, with everything that it asks again, and bare errors.
+
+An error that leaves the vault has left its traceback behind: frames below the edge hold keys and what was opened, and
+error reporters that capture locals would show them.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,38 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
-from anwen.errors import UnavailableError
+from anwen.errors import AnwenError, UnavailableError, place
 
+Error = TypeVar("Error", bound=AnwenError)
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
+def bare(error: Error) -> Error:
+    """Return an error without the frames that it came through, and without those that came before it."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def bounded(method: Method) -> Method:
-    """Return a vault's method that ends within `Timing.deadline_s`, with an UnavailableError if need be."""
+    """Return a vault's method that ends within `Timing.deadline_s`, with an UnavailableError if need be.
+
+    Of an error that is no AnwenError its class and place are told, as an AnwenError.
+    """
 
     @functools.wraps(method)
     async def within(vault: Any, *args: Any, **named: Any) -> Any:
-        deadline_s = vault.session.timing.deadline_s
+        deadline_s, work = vault.session.timing.deadline_s, method(vault, *args, **named)
+        told: AnwenError
         try:
             async with asyncio.timeout(deadline_s):
-                return await method(vault, *args, **named)
-        except TimeoutError as error:
+                return await work
+        except TimeoutError:
             what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s"
-            raise UnavailableError(f"{what}; a write may have been carried out all the same") from error
+            told = UnavailableError(f"{what}; a write may have been carried out all the same")
+        except AnwenError as error:
+            told = error
+        except Exception as error:  # noqa: BLE001 - raised below, without what it may hold
+            told = AnwenError(place(error))
+        raise bare(told)
 
     return cast("Method", within)

@@ -8,7 +8,7 @@ from typing import Self
 
 from anwen.client import deleting, finding, frames, opening, rounds
 from anwen.client.batching import Batcher
-from anwen.client.deadline import bounded
+from anwen.client.deadline import bare, bounded
 from anwen.client.finding import Query
 from anwen.client.reading import Reader
 from anwen.client.records import Record, handle_of
@@ -84,7 +84,7 @@ class AsyncVault:
             try:
                 prepared.append(self._plain(schema, row, subject, prefix, keys))
             except AnwenError as error:
-                prepared.append(error)
+                prepared.append(bare(error))
         stored = iter(await self._puts.submit([p for p in prepared if isinstance(p, Plain)]))
         return [next(stored) if isinstance(p, Plain) else PutResult("", "", 0, p) for p in prepared]
 
@@ -260,7 +260,7 @@ class AsyncVault:
                 searched.append(bytes_of := normalise.index_bytes(f, normalise.normalise(f, value)))
                 queries.append(_queries(schema, f, keys[schema.id, f.id], bytes_of))
             except MalformedError as error:
-                searched.append(error)
+                searched.append(bare(error))
                 queries.append([])
         found = iter(await self._finder(classes).submit([q for several in queries for q in several]))
         results: list[Found | MalformedError] = []
