@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
             people = world.draw(count, seed)
             _weaker(rounds, seed, world, people, knowledge, collection)
             for name, column in ORDERS.items():
+                print(f"inference: seed {seed} of {seeds}, {count} rows, {name}", file=sys.stderr, flush=True)
                 order = np.arange(count) if column is None else np.argsort(people.values[column], kind="stable")
                 found = _stolen(setting.folder / "inference", world, people, order, knowledge)
                 for store, best in found.items():
