@@ -161,7 +161,7 @@ def test_a_copy_is_robbed_and_never_the_vault_itself(breach, tmp_path):
     assert [t["name"] for t in found["thefts"]] == ["liar", "writer", "officer"]
     assert found["people"] == 12
     assert "inference" in found["skipped"]
-    assert theft(found, "writer")["figures"]["values_answered"] == 500
+    assert theft(found, "writer")["figures"]["values_answered"] == 498  # of 500: two token keys cost one each
     assert "0 recorded puts asked again, as they were" in theft(found, "writer")["tried"]
     assert "NO WRITE WAS TRIED" in theft(found, "liar")["promise"]  # its bound on writes would hold of nothing
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
