@@ -18,7 +18,7 @@ WIDTH, BAR, GAP, LABELS, NUMBERS = 960, 13, 16, 330, 90
 THEFTS = (
     ("dump", "a dump, disk or backup", ("dump",)),
     ("live", "a server of it, live", ("node", "keeper", "zone")),
-    ("login", "one stolen login, in an hour", ("key",)),
+    ("login", "one stolen login, in an hour", ("key", "key, prepared")),
 )
 """What is compared: the key of a system's figure, its name, and the thefts of Anwen that it is the worst of."""
 
