@@ -317,7 +317,8 @@ def test_write_version_changes_two_lines_and_keeps_the_rest():
     assert replace(parse_toml(second), version=1, previous=bytes(32)) == parse_toml(text)
     without = [line for line in third.splitlines() if not line.startswith(("previous", "version"))]
     assert without == [line for line in text.splitlines() if not line.startswith("version")]
-    for bad in ("[vault", "x = 1", "vault = { version = 1 }", "vault.version = 1", "vault = { version = 1,\n x = 2 }"):
+    tables = ("vault = { version = 1 }", "vault.version = 1", "vault = { version = 1,\n x = 2 }")
+    for bad in ("[vault", "x = 1", *tables, "a = " + "[" * 500, "x = " + "9" * 5000):
         with pytest.raises(PolicyError):
             write_version(bad, 2, bytes(32))
 

@@ -99,7 +99,7 @@ def write_version(text: str, version: int, previous: bytes) -> str:
         for key, value in wanted.items():
             edited = set_value(edited, ("vault",), key, _toml(value))
         vault = tomllib.loads(edited)["vault"]
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(f"expected TOML with a table [vault], got: {error}") from None
     except KeyError:
         raise PolicyError("expected a header [vault] with a version, got none") from None
