@@ -112,7 +112,7 @@ def test_a_fault_in_mid_open_shows_no_value(anwen, imported, monkeypatch):
 
     monkeypatch.setattr(opening, "open_cell", open_cell)
     done = anwen("find", "person", f"phone={imported[30]['phone']}", "--open", "identity", *CLERK, "casework")
-    assert (done.code, "error[internal]: ValueError at anwen/" in done.err) == (FAILED, True)
+    assert (done.code, "error[error]: ValueError at anwen/client/" in done.err) == (FAILED, True)
     assert imported[30]["name"] not in done.out + done.err
     assert imported[30]["id_number"] not in done.out + done.err
 
