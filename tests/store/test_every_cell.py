@@ -108,7 +108,7 @@ def check_store(tables):
                 assert row_tag(list(content), list(map(commitment, content.values()))) == cells["tag"]
     for name, values in values_of.items():  # 37 % of random bytes are printable, all of a text's
         assert times[name] < 4 or len(values - {b""}) > 1, f"{name}: one value everywhere"
-        data = b"".join(values)
+        data = b"".join({v[:6] for v in values} | {v[6:] for v in values})  # ids of one put begin alike
         printable = sum(32 <= b < 127 for b in data)
         assert printable < 0.5 * len(data) + 8, name
 
