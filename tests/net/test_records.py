@@ -18,13 +18,8 @@ KEY_UPDATE_BYTES = 27
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    key, certificate = tls.make_certificate("records")
-    (folder / "key").touch(mode=0o600)
-    (folder / "key").write_bytes(key)
-    (folder / "cert").write_bytes(certificate)
-    return tls.server_context(folder / "cert", folder / "key")
+def context(files):
+    return tls.server_context(files / "tls.crt", files / "tls.key")
 
 
 def shaken(context):

@@ -176,10 +176,10 @@ def _read(policy: Policy, keeper: str, raw: bytes) -> tuple[str, _Who, _Told]:
     good = all(isinstance(n, str) and len(n) <= _NAME_CHARACTERS and n.isascii() for n in texts)
     if not (good and all(str(n).isidentifier() for n in names)):  # no escape sequence reaches a terminal
         raise ProofError(f"keeper {keeper}: an entry without the names that it must have")
-    whole = type(time_ms) is int and 0 <= time_ms <= _LAST_MS and type(expires_s) is int
-    if not whole or not isinstance(classes, dict):
-        raise ProofError(f"keeper {keeper}: an entry without times or classes")
-    assert isinstance(time_ms, int)
+    if type(time_ms) is not int or not 0 <= time_ms <= _LAST_MS or not isinstance(classes, dict):
+        raise ProofError(f"keeper {keeper}: an entry without time or classes")
+    if type(expires_s) is not int:
+        raise ProofError(f"keeper {keeper}: an entry without the end of its grant")
     return f"{jti} {expires_s}", _Who(*map(str, names)), _Told(keeper, time_ms, class_names(policy, keeper, classes))
 
 

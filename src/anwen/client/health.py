@@ -185,11 +185,12 @@ class Health:
 
         With it what else is in its zone and said nothing since: of a zone that is cut off one silence is enough.
         """
-        together = [r for r, zone in self.zones.items() if zone == self.zones.get(recipient)] or [recipient]
-        if self._of(recipient).heard_s < sent_s:
-            for other in together:
-                if self._of(other).heard_s < sent_s and not self._of(other).suspect:
-                    self.failed(other, now_s)
+        if self._of(recipient).heard_s >= sent_s:
+            return
+        for other in [r for r, zone in self.zones.items() if zone == self.zones.get(recipient)] or [recipient]:
+            known = self._of(other)
+            if known.heard_s < sent_s and not known.suspect:
+                self.failed(other, now_s)
 
 
 def _size_class(size: int) -> int:

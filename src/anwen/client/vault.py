@@ -21,7 +21,8 @@ from anwen.formats import normalise
 from anwen.model import INDEX_CLASS, Collection, DataClass, Field
 
 DAY_S = 86_400
-RESERVED = ("subject", "collected_on", "expires_on")
+_DATES = ("collected_on", "expires_on")
+RESERVED = ("subject", *_DATES)
 """Row keys that are not fields: whose record it is (a handle, in hex), when it was collected, when it ends."""
 
 MASKED = ".masked"
@@ -103,7 +104,8 @@ class AsyncVault:
         if isinstance(subject, AnwenError):
             raise subject
         names = [c.name for c in schema.classes]
-        about = {*RESERVED[1:], _whose(schema, row)}
+        about = {*_DATES, _whose(schema, row)}
+        # a column "subject" may stand empty beside a reference
         fields = {k: v for k, v in row.items() if k not in about and (v or k != "subject")}
         values = canonical_values(schema, fields, names)
         tokens = tokens_of(schema, values, names, keys)

@@ -87,11 +87,11 @@ def _frames(path: Path, offset: int = 0, index: int | None = None) -> Iterator[F
     """Yield the frames of a day file from `offset` on. Raises _BadFrameError at the first bad one."""
     number, day = _first(path) if index is None else index, path.stem[13:]
     with _reading(path) as file:
-        if offset and offset >= os.fstat(file.fileno()).st_size:  # as a damaged file of leaves may say
+        size, seed = os.fstat(file.fileno()).st_size, file.read(_SEED.size)
+        if offset and offset >= size:  # as a damaged file of leaves may say
             raise _BadFrameError(number, offset)
-        seed = file.read(_SEED.size)
         offset = file.seek(max(offset, _SEED.size))
-        if os.fstat(file.fileno()).st_size > offset and seed != _seed(seed[:8]):
+        if size > offset and seed != _seed(seed[:8]):
             raise StorageError(f"log: {path.name} is damaged at byte 0")  # it was synced before the first frame came
         while head := file.read(_HEAD.size):
             try:
