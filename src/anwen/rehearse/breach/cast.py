@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anwen.client.records import Record
+from anwen.client.vault import AsyncVault
 from anwen.errors import PolicyError
-from anwen.model import RENDITION, Counter, Policy
+from anwen.model import RENDITION, Budget, Counter, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,24 @@ class Reader:
     purpose: str
     collection: str
     class_name: str
+
+    async def some(self, vault: AsyncVault, most: int, classes: Sequence[str] = ()) -> list[Record]:
+        """Return sealed records, which nobody counts: without the keepers they are noise.
+
+        Args:
+            classes: instead of the one that is opened.
+        """
+        found: list[Record] = []
+        async for record in vault.scan(self.collection, classes or [self.class_name]):
+            found.append(record)
+            if len(found) == most:
+                break
+        return found
+
+
+def budget_of(policy: Policy, principal: str, counter: Counter) -> Budget:
+    """Return what a principal's role may spend. Raises KeyError: nothing of this."""
+    return policy.roles[policy.principals[principal].role].budgets[counter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +75,5 @@ def cast(policy: Policy) -> Cast:
     if not readers or not writers or not auditors:
         raise PolicyError("policy: expected somebody who searches and opens people, somebody who writes, an auditor")
     most = max(readers)  # whoever may open most is whose key is worth most
-    writer = max(writers, key=lambda w: policy.roles[policy.principals[w[0]].role].budgets[Counter.WRITE].per_hour)
+    writer = max(writers, key=lambda w: budget_of(policy, w[0], Counter.WRITE).per_hour)
     return Cast(Reader(*most[1:]), writer, auditors[0], next(iter(deleters), None), min(probers, default=(0, None))[1])

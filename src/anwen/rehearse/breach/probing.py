@@ -24,7 +24,7 @@ from anwen.crypto.dprf import held_by
 from anwen.errors import AnwenError
 from anwen.formats import normalise, wire
 from anwen.model import Counter
-from anwen.rehearse.breach.cast import Cast
+from anwen.rehearse.breach.cast import Cast, budget_of
 from anwen.rehearse.breach.liar import searched
 from anwen.rehearse.breach.live import labels_of
 from anwen.rehearse.breach.scene import STOLEN, Scene
@@ -91,7 +91,7 @@ async def probe(scene: Scene, cast: Cast, dump: Sequence[Cell], theft: Theft) ->
     """Add to `theft` how many values of a number range a key that writes is told about, and how many are there."""
     assert cast.prober is not None
     (principal, purpose), name = cast.prober, searched(scene, cast)
-    budget = scene.policy.roles[scene.policy.principals[principal].role].budgets[Counter.SEARCH].per_hour
+    budget = budget_of(scene.policy, principal, Counter.SEARCH).per_hour
     schema = scene.policy.collections[cast.reader.collection]
     of, row = schema.field_named[name], next(c for c in dump if c.collection.id == schema.id)
     first = normalise.normalise(of, scene.known[0].values[name])

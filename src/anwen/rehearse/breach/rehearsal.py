@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from anwen import vault_folder
-from anwen.client.records import Record
 from anwen.client.rows import Cell
 from anwen.errors import NotFoundError
 from anwen.model import RENDITION, Policy
@@ -235,11 +234,7 @@ class _Rehearsal:
             names = [
                 n for c, i in vault.policy.purposes[reader.purpose].open if (n := _class(vault.policy, reader, c, i))
             ]
-            found: list[Record] = []
-            async for record in vault.scan(reader.collection, names):
-                found.append(record)
-                if len(found) == KNOWN_OF_COPY:
-                    break
+            found = await reader.some(vault, KNOWN_OF_COPY, names)
             for record, values in zip(found, await vault.open(found, names), strict=True):
                 self.scene.known.append(Known(record.id, record.subject, values))
         if not self.scene.known:

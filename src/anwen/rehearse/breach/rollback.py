@@ -45,7 +45,8 @@ async def _set_back(scene: Scene, cast: Cast, theft: Theft) -> None:
     keeper = next(k for k in scene.policy.keepers if k != STOLEN)
     path, old, new = scene.path("keeper", keeper), scene.outside / "older", scene.outside / "newer"
     shutil.copytree(path, old)
-    await _open_some(scene, cast)
+    async with scene.connect(cast.reader.principal, cast.reader.purpose) as vault:
+        await vault.open(await cast.reader.some(vault, SET_BACK_AFTER), [cast.reader.class_name])
     await scene.cosigned()
     await scene.kill("keeper", keeper)
     path.rename(new)
@@ -63,16 +64,6 @@ async def _set_back(scene: Scene, cast: Cast, theft: Theft) -> None:
         new.rename(path)
         shutil.rmtree(old)
     await scene.start_one("keeper", keeper)
-
-
-async def _open_some(scene: Scene, cast: Cast) -> None:
-    records: list[Record] = []
-    async with scene.connect(cast.reader.principal, cast.reader.purpose) as vault:
-        async for record in vault.scan(cast.reader.collection, [cast.reader.class_name]):
-            records.append(record)
-            if len(records) == SET_BACK_AFTER:
-                break
-        await vault.open(records, [cast.reader.class_name])
 
 
 # --- an older policy ------------------------------------------------------------------------------------------
@@ -153,13 +144,10 @@ async def _ask(scene: Scene, reader: Reader, folder: Path) -> tuple[int, set[str
     key = scene.folder.path / "principals" / f"{reader.principal}.key"
     vault = anwen.connect_async(folder, key=key, purpose=reader.purpose)
     vault.session.clock = scene.now
-    records = []
+    records: list[Record] = []
     async with vault:
         with contextlib.suppress(AnwenError):
-            async for record in vault.scan(reader.collection, [reader.class_name]):
-                records.append(record)
-                if len(records) == ASKED:
-                    break
+            records = await reader.some(vault, ASKED)
         try:
             await vault.open(records, [reader.class_name])
         except AnwenError:

@@ -20,14 +20,12 @@ from anwen import signing, supervisor
 from anwen.client import inspecting
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
-from anwen.errors import ConflictError, NotFoundError, PolicyError, UnavailableError
-from anwen.formats import policy_chain
-from anwen.formats.policy_chain import SignedPolicy
+from anwen.errors import ConflictError, PolicyError, UnavailableError
 from anwen.model import Policy
 from anwen.node.app import load
-from anwen.rehearse import preload
+from anwen.rehearse import officers, preload
 from anwen.rehearse.breach import tap
-from anwen.vault_folder import VaultFolder, read_key
+from anwen.vault_folder import VaultFolder
 
 STOLEN = "a"
 """The zone in the attacker's hands."""
@@ -145,11 +143,7 @@ class Scene:
 
         Raises: NotFoundError: too few officers' keys lie in the folder. UnavailableError: somebody does not follow.
         """
-        keys = {o: file for o in self.policy.officers if (file := self.folder.path / "officers" / f"{o}.key").exists()}
-        signed = SignedPolicy(new, {o: policy_chain.sign(new, o, read_key(file)) for o, file in keys.items()})
-        if not signing.has_quorum(self.policy, signed):
-            raise NotFoundError(f"{len(keys)} officers' keys are here, expected those of {self.policy.quorum} persons")
-        self.folder.publish(signed)
+        self.folder.publish(officers.sign(self.folder, self.policy, new))
         self.policy = new
         for name, answer in (await signing.publish(new, self.folder.documents(), {})).items():
             if answer != new.version:

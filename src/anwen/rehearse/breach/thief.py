@@ -23,7 +23,7 @@ from anwen.crypto.dprf import held_by
 from anwen.errors import AnwenError, BudgetError, OpenError
 from anwen.model import Counter
 from anwen.policy.budgets import DAY_S, HOUR_S
-from anwen.rehearse.breach.cast import Cast
+from anwen.rehearse.breach.cast import Cast, Reader, budget_of
 from anwen.rehearse.breach.scene import STOLEN, Scene
 from anwen.rehearse.breach.shares import Bytes2D, Shares, inputs_of
 from anwen.rehearse.breach.theft import Theft
@@ -43,10 +43,7 @@ class Thief:
     """What one thief has: a key, perhaps shares, and whatever keepers have told him so far."""
 
     scene: Scene
-    principal: str
-    purpose: str
-    collection: str
-    class_name: str
+    reader: Reader
     shares: Shares | None = None
     opened: dict[str, float] = field(default_factory=dict)  # when each person was opened, by handle
     answered: set[tuple[str, str]] = field(default_factory=set)  # keeper and hash of every request that it answered
@@ -56,21 +53,12 @@ class Thief:
     _asked: dict[str, set[str]] = field(default_factory=dict)  # keepers that answered for a record
 
     def __post_init__(self) -> None:
-        self.vault = self.scene.connect(self.principal, self.purpose)
-        self.session, policy = self.vault.session, self.scene.policy
-        self._schema = policy.collections[self.collection]
-        self._class = self._schema.class_named[self.class_name].id
+        reader, policy = self.reader, self.scene.policy
+        self.vault = self.scene.connect(reader.principal, reader.purpose)
+        self.session, self.purpose = self.vault.session, reader.purpose
+        self._class = policy.collections[reader.collection].class_named[reader.class_name].id
         keepers, holders = list(policy.keepers), policy.threshold
         self._columns = {k: held_by(k, keepers, holders) for k in keepers if self.shares is None or k != STOLEN}
-
-    async def targets(self, most: int) -> list[Record]:
-        """Return sealed records, which nobody counts: without the keepers they are noise."""
-        records: list[Record] = []
-        async for record in self.vault.scan(self.collection, [self.class_name]):
-            records.append(record)
-            if len(records) >= most:
-                break
-        return records
 
     async def rob(self, records: Sequence[Record]) -> None:
         """Open as many of these as keepers let him at this moment: in batches, then one by one."""
@@ -166,7 +154,7 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
         with_keeper: the thief holds the shares of keeper `STOLEN` as well.
     """
     whose = cast.reader
-    budget = scene.policy.roles[scene.policy.principals[whose.principal].role].budgets[Counter.OPEN]
+    budget = budget_of(scene.policy, whose.principal, Counter.OPEN)
     shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record") if with_keeper else None
     theft = Theft(
         "key and keeper" if with_keeper else "key",
@@ -174,9 +162,9 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
         budget.per_hour, f"at most {budget.per_hour} people in any hour and {budget.per_day} in any day",
         "rehearse/breach/thief.py",
     )  # fmt: skip
-    thief = Thief(scene, whose.principal, whose.purpose, whose.collection, whose.class_name, shares)
+    thief = Thief(scene, whose, shares)
     try:
-        records = await thief.targets(2 * budget.per_day)
+        records = await whose.some(thief.vault, 2 * budget.per_day)
         await _work(scene, thief, records, hours)
     finally:
         await thief.close()
@@ -201,16 +189,16 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
 async def steal_prepared(scene: Scene, cast: Cast) -> Theft:
     """Return whom a stolen key gives in one hour, after hours in which it opened nobody."""
     whose, policy = cast.reader, scene.policy
-    budget = policy.roles[policy.principals[whose.principal].role].budgets[Counter.OPEN]
+    budget = budget_of(policy, whose.principal, Counter.OPEN)
     each, keepers = policy.keeper_budget(budget).per_hour, len(policy.keepers)
     theft = Theft(
         "key, prepared", f"the key of {whose.principal}, and {policy.threshold} hours", keepers * each,
         f"at most {keepers} x {each} people in an hour, and {budget.per_hour} an hour on the average",
         "rehearse/breach/thief.py",
     )  # fmt: skip
-    thief = Thief(scene, whose.principal, whose.purpose, whose.collection, whose.class_name)
+    thief = Thief(scene, whose)
     try:
-        await thief.prepare(await thief.targets(keepers * each), each)
+        await thief.prepare(await whose.some(thief.vault, keepers * each), each)
     finally:
         await thief.close()
     theft.people = most_in_window(list(thief.opened.values()), HOUR_S)

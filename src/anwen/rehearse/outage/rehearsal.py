@@ -269,10 +269,6 @@ class _Rehearsal:
             self.say(f"{name} {zone}: did not take hold: {run.void}: {said}")
         self.outcome.untested.append(f"{name} {zone}")
 
-    async def _return(self, fault: Fault, zone: str) -> None:
-        await fault.restore(self.zones, zone)
-        await self.zones.whole(WHOLE_S)
-
     async def _run(self, run: Run) -> None:
         fault = FAULTS[run.fault]
         with tempfile.TemporaryDirectory(prefix="load-", dir=self.zones.folder.path) as folder:
@@ -306,7 +302,8 @@ class _Rehearsal:
             lasts = max(fault.least_s, self.settings.seconds or fault.seconds[run.turn % len(fault.seconds)])
             await asyncio.sleep(max(0.0, at + lasts - time.monotonic()))
         restore = time.monotonic()
-        await self._return(fault, run.zone)
+        await fault.restore(self.zones, run.zone)
+        await self.zones.whole(WHOLE_S)
         whole = time.monotonic()
         await asyncio.sleep(self.settings.after_s)
         run.at = Moments(begin, at, restore, whole, time.monotonic())

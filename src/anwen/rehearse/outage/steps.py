@@ -19,14 +19,14 @@ from anwen import signing
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
 from anwen.formats import policy_chain, policy_file
-from anwen.formats.policy_chain import SignedPolicy
 from anwen.formats.policy_template import write_version
 from anwen.formats.toml_lines import set_value
 from anwen.net import tls
+from anwen.rehearse import officers
 from anwen.rehearse.outage import load
 from anwen.rehearse.outage.zones import PARTS, ZONES, Zones, ask_node
 from anwen.sample import MAX_RESIDENTS
-from anwen.vault_folder import make_key, public_der, read_key
+from anwen.vault_folder import make_key, public_der
 
 
 @dataclass
@@ -93,13 +93,7 @@ async def _sign(site: Site) -> None:
     text = write_version(site.text, current.version + 1, policy_chain.digest(current))
     new = policy_file.parse_toml(text, folder.toml.name)
     signing.check_successor(current, new)
-    signed = SignedPolicy(new, {})
-    for path in sorted((folder.path / "officers").glob("*.key")):
-        key = read_key(path)
-        officer = signing.officer_of(current, key)
-        signed = SignedPolicy(new, {**signed.signatures, officer: policy_chain.sign(new, officer, key)})
-        if signing.has_quorum(current, signed):
-            break
+    signed = officers.sign(folder, current, new)
     signing.replace(folder.toml, text.encode())
     folder.publish(signed)
 
