@@ -19,7 +19,9 @@ import numpy as np
 
 import anwen as library
 from anwen import vault_folder
+from anwen.cli.import_state import Plan
 from anwen.crypto.padding import padded_length
+from anwen.files import FileFormat, read_rows
 from anwen.model import Collection
 from anwen.rehearse.breach import observables, population, statistics, weaker
 from anwen.rehearse.breach.columns import Best, Knowledge, attack_everything, knowledge_of
@@ -33,7 +35,9 @@ BATCHES = 100
 
 DETERMINISTIC, ORDER, PADME, PADDED = "deterministic tags", "order-preserving codes", "Padmé alone", "Anwen's padding"
 DUMP, FILES = f"{anwen.NAME}, dump", f"{anwen.NAME}, raw files"
-ORDERS = {"random": None, "by surname": "surname", "by birth": "birth_year"}
+IMPORTED = "by birth, by anwen import"
+ORDERS = {IMPORTED: "birth_year", "by surname": "surname", "by birth": "birth_year"}
+"""By which column people are sorted that `put_many` gets, or the file that `anwen import` gets."""
 
 WORKS = {  # what a working attacker wins, in percent, at any size or at 100,000 rows
     (DETERMINISTIC, "sex"): (0, 100),
@@ -79,7 +83,9 @@ def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:
             _weaker(rounds, seed, world, people, knowledge, collection)
             for name, column in ORDERS.items():
                 print(f"inference: seed {seed} of {seeds}, {count} rows, {name}", file=sys.stderr, flush=True)
-                order = np.arange(count) if column is None else np.argsort(people.values[column], kind="stable")
+                order = np.argsort(people.values[column], kind="stable")
+                if name == IMPORTED:
+                    order = order[_as_imported(setting.folder / "sorted.ndjson", count)]
                 found = _stolen(setting.folder / "inference", world, people, order, knowledge)
                 for store, best in found.items():
                     _add(rounds, seed, store, f"{count} rows {name}", best)
@@ -139,6 +145,15 @@ def _stolen(
     dump = {name: codes for name, codes in shown.items() if name not in places}
     from_dump, from_places = (attack_everything(o, truth, knowledge, together) for o in (dump, places))
     return {DUMP: from_dump, FILES: {c: best.or_better(from_places[c]) for c, best in from_dump.items()}}
+
+
+def _as_imported(file: Path, count: int) -> np.ndarray:
+    """Return in which order `anwen import` puts the rows of a file."""
+    file.write_text("".join(f'{{"row": {i}}}\n' for i in range(count)))
+    plan = Plan(str(file), 0, "", "", "", "", "", FileFormat.NDJSON, {}, 1).cut(processes=2)
+    rows = [row.number - 1 for part in plan.parts for row in plan.in_order(read_rows(file, part))]
+    assert sorted(rows) == list(range(count))
+    return np.array(rows)
 
 
 async def _import(path: Path, rows: Sequence[Mapping[str, str]]) -> list[bytes]:

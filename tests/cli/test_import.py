@@ -1,5 +1,6 @@
 """Imports: every row is stored or named, and an interrupted import goes on without losing or doubling any."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,12 +11,12 @@ import time
 import pytest
 from tests.cli.conftest import person, write_csv
 
-from anwen.cli import import_part
+from anwen.cli import import_part, import_state
 from anwen.cli.failures import OK, REQUEST
 from anwen.cli.import_part import ranges
-from anwen.cli.import_state import ImportFolder, PartState
+from anwen.cli.import_state import ImportFolder, PartState, Plan
 from anwen.errors import BudgetError
-from anwen.files import Span
+from anwen.files import FileFormat, read_rows
 
 IMPORT = ("--as", "importer", "--json")
 ONE = (*IMPORT, "--processes", "1")
@@ -183,10 +184,10 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     rejects = tmp_path / "p.csv.rejects"
     jobs = one_part(here, file, rejects, 32)
-    assert import_part.run_part(jobs, lambda told: None).code == "budget"
+    assert import_part.run_parts(jobs, lambda part, state: None).code == "budget"
     noted = ImportFolder(rejects).load(0)
     assert noted.counts["stored"] == 64
-    assert noted.stored == [(97, 128)]  # the batch behind the refused one was stored, and is not sent again
+    assert noted.stored == [(96, 127)]  # the batch behind the refused one was stored, and is not sent again
     done = here("import", "person", file, "--resume", *IMPORT)
     assert (done.rows[0]["stored"], done.rows[0]["already"], done.rows[0]["rejected"]) == (200, 0, 0), done.err
     assert stored(here, numbers) == (200, 1)
@@ -194,9 +195,7 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
 
 def one_part(here, file, rejects, batch):
     """Plan an import in one part, as the command does, and return its job."""
-    from anwen.cli import import_state, importing
-    from anwen.cli.import_state import Plan
-    from anwen.files import FileFormat
+    from anwen.cli import importing
     from anwen.vault_folder import VaultFolder
 
     policy = VaultFolder(here.vault).policy()
@@ -205,7 +204,45 @@ def one_part(here, file, rejects, batch):
     kept = ImportFolder(rejects)
     with kept.lock():
         plan = importing._plan(kept, plan, policy, 1, resume=False, restart=False)
-    return import_part.Job(here.vault, "importer", plan, 0, rejects)
+    return import_part.Job(here.vault, "importer", plan, (0,), rejects)
+
+
+@pytest.mark.parametrize(("rows", "processes", "parts"), [(1, 2, 1), (3, 2, 2), (64, 1, 1), (500, 1, 8), (1000, 3, 16)])
+def test_a_plan_deals_every_row_once_from_all_over_the_file(tmp_path, monkeypatch, rows, processes, parts):
+    monkeypatch.setattr(import_state, "PART_ROWS", 64)
+    monkeypatch.setattr(import_state, "MOST_SPANS", 256)
+    file = write_csv(tmp_path / "p.csv", people(range(rows)))
+    plan = Plan(str(file), 0, "", "", "person", "", "", FileFormat.CSV, {}, 1).cut(processes)
+    dealt = [[r.number for r in plan.in_order(read_rows(file, part))] for part in plan.parts]
+    assert (len(dealt), plan.rows) == (parts, rows)
+    assert sorted(n for part in dealt for n in part) == list(range(1, rows + 1))
+    for part, numbers in zip(plan.parts, dealt, strict=True):
+        assert [r.number for r in plan.in_order(read_rows(file, part))] == numbers  # whoever goes on finds them so
+    if rows >= 500:  # neighbours in a part are as far from each other as chance has it: a third of the file
+        apart = [abs(a - b) for part in dealt for a, b in itertools.pairwise(part)]
+        assert abs(sum(apart) / len(apart) / rows - 1 / 3) < 0.06
+        assert max(map(len, dealt)) <= 2 * 64
+
+
+def test_a_sorted_file_is_put_in_random_order_and_its_rejects_named_in_that_of_the_file(here, tmp_path, monkeypatch):
+    from anwen.client.vault import AsyncVault
+
+    numbers = range(4600, 4700)
+    file = write_csv(tmp_path / "p.csv", [*people(numbers), *people(range(4700, 4704), phone=CANARY), *people([4704])])
+    real, order = AsyncVault.put_many, []
+
+    async def put_many(self, collection, rows):
+        order.extend(row["id_number"] for row in rows)
+        return await real(self, collection, rows)
+
+    monkeypatch.setattr(AsyncVault, "put_many", put_many)
+    job = one_part(here, file, tmp_path / "p.csv.rejects", 16)
+    assert import_part.run_parts(job, lambda part, state: None) is None
+    assert (len(order), order == sorted(order)) == (105, False)
+    done = here("import", "person", file, "--resume", *IMPORT)
+    assert (done.rows[0]["stored"], done.rows[0]["rejected"]) == (101, 4), done.err
+    named = [json.loads(line)["row"] for line in (tmp_path / "p.csv.rejects").read_text().splitlines()]
+    assert named == [101, 102, 103, 104]
 
 
 def test_another_file_does_not_continue_an_import(here, tmp_path):
@@ -227,7 +264,7 @@ def test_two_imports_of_one_file_exclude_each_other(here, tmp_path):
 def test_a_part_state_survives_writing(tmp_path):
     folder = ImportFolder(tmp_path / "r")
     folder.path.mkdir()
-    state = PartState(Span(10, 90, 3, 4), asked=7, stored=[(5, 6)], rejects_bytes=12)
+    state = PartState(3, asked=7, stored=[(5, 6)], rejects_bytes=12)
     folder.save(0, state)
     assert folder.load(0) == state
 

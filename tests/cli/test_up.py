@@ -154,7 +154,7 @@ def test_a_ceremony_is_held_from_the_folder_of_one_keeper_and_changes_nothing_th
     )
     assert (said.returncode, json.loads(said.stdout)["keepers"]) == (OK, ["a", "b", "c"])
     assert {p: p.read_bytes() for p in started.folder.rglob("*.keys")} == keys
-    assert len(keys) == 9
+    assert len(keys) == 12
     stranger = shutil.copytree(started.folder / "keepers" / "b", tmp_path / "stranger")
     (stranger / "identity.key").write_bytes(os.urandom(32))
     said = subprocess.run([*ANWEN, "ceremony", str(stranger)], check=False, capture_output=True, text=True, timeout=60)

@@ -1,5 +1,6 @@
 """A keeper that lies in anything it signs: it neither stops a session, nor moves it, nor has an honest one accused."""
 
+import asyncio
 import time
 
 import pytest
@@ -120,6 +121,25 @@ def test_keepers_that_do_not_agree_on_an_epoch_are_asked_until_the_deadline(rig)
     with pytest.raises(QuorumError, match="epoch and generation"):
         rig.loop.run(rounds.under_current(clerk.session, "casework", attempt))
     assert clerk.session.transport.asked("state")["keeper/a"] > 2
+
+
+@pytest.mark.parametrize(("failure", "number"), [(QuorumError, 60), (UnavailableError, 70)])
+def test_a_call_whose_time_ends_in_a_new_try_says_what_failed_before(rig, base, failure, number):
+    importer = rig.connect("importer", "intake", timing=Timing(deadline_s=1.0))
+    importer.put("person", person(base + number))
+    tried = []
+
+    async def fail_then_hang(*_):
+        if failure is UnavailableError or len(tried) == 2:
+            await asyncio.sleep(60)
+        tried.append(failure)
+        raise UnavailableError("down")
+
+    importer.session.transport.lies = {("keeper/a", "put"): fail_then_hang, ("keeper/b", "put"): fail_then_hang}
+    with pytest.raises(failure, match=r"not done within 1 s.*; a write may have been carried out") as raised:
+        importer.put("person", person(base + number + 1))
+    assert raised.type is failure
+    assert ("keepers answered" in str(raised.value)) == (failure is QuorumError)
 
 
 # --- every operation, every member of what a keeper signs -----------------------------------------------------------

@@ -20,7 +20,7 @@ def ids(n):
 
 
 def answer(keeper, components):
-    header = Header(bytes(16), keeper, "open", bytes(32), bytes(32), bytes(32), bytes(32), 1, 1, 1, 0, 0,
+    header = Header(bytes(16), keeper, "open", bytes(32), bytes(32), bytes(32), bytes(32), 1, 1, 1, 9, 0, 0,
                     components.shape[1], components.shape[0])  # fmt: skip
     return Answer(header, b"receipt of " + keeper.encode(), bytes(20), components)
 

@@ -13,6 +13,7 @@ from anwen import vault_folder
 from anwen.client.asking import told_by_most
 from anwen.client.session import Session, Timing
 from anwen.client.vault import AsyncVault
+from anwen.crypto import grants
 from anwen.errors import (
     BudgetError,
     DeniedError,
@@ -207,7 +208,7 @@ class Keepers(Wire):
         issuer = issuer_hash("records_officer")
         made = Header(
             self.policy.vault, recipient.partition("/")[2], op, issuer, hashlib.sha256(body).digest(), root,
-            hashlib.sha256(b"").digest(), 1, 1, 1, 0, 0, 0, 0,
+            hashlib.sha256(b"").digest(), 1, 1, 1, grants.parse(grant)[0].expires_s, 0, 0, 0, 0,
         )  # fmt: skip
         return made.encode() + bytes(SIGNATURE_BYTES + NONCE_BASE_BYTES)
 

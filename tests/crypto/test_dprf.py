@@ -40,6 +40,45 @@ def test_any_t_keepers_compute_one_value_and_no_key_can_be_left_out(threshold, c
         assert not np.array_equal(dprf.combine([component[s] for s in sets if s != left_out]), value)
 
 
+MASK = prf.PrfKey(b"m" * 32)
+
+
+@pytest.mark.parametrize(("threshold", "count"), SETTINGS)
+@pytest.mark.parametrize("rows", [0, 1, 3, 20])
+def test_pads_cancel_and_differ_by_principal_second_set_and_input(threshold, count, rows):
+    sets, x = dprf.key_sets(KEEPERS[:count], threshold), np.arange(rows * 79, dtype=np.uint8).reshape(rows, 79)
+    several = [dprf.pads(MASK, who, second, sets, x) for who, second in (("a", 1), ("a", 2), ("b", 1), ("a1", 1))]
+    assert all(list(pads) == list(sets) and not dprf.combine(list(pads.values())).any() for pads in several)
+    assert several[0][sets[0]].shape == (rows, 32)
+    values = [row.tobytes() for pads in several for pad in pads.values() for row in pad]
+    assert len(set(values)) == len(values) or len(sets) < 3  # of two the pads are the same
+    again = dprf.pads(prf.PrfKey(b"m" * 32), "a", 1, sets, x)
+    assert all(np.array_equal(again[s], pad) for s, pad in several[0].items())
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(2, 3), (3, 4)])
+def test_answers_of_different_seconds_combine_in_no_way(threshold, count):
+    """Every XOR of what t - 1 keepers say in one second, and the others in another: none is F, or without pads."""
+    keepers, x = KEEPERS[:count], np.arange(79, dtype=np.uint8).reshape(1, 79)
+    sets = dprf.key_sets(keepers, threshold)
+    component = {s: prf.evaluate(prf.PrfKey(bytes([i]) * 32), x) for i, s in enumerate(sets)}
+    value = dprf.combine(list(component.values())).tobytes()
+    told = {
+        (second, s): component[s] ^ dprf.pads(MASK, "thief", second, sets, x)[s]
+        for keeper, second in zip(keepers, (*[1] * (threshold - 1), *range(2, count)), strict=False)
+        for s in dprf.held_by(keeper, keepers, threshold)
+    }
+    assert {s for _, s in told} == set(sets)  # before there were pads it was enough
+    sums = np.zeros((1, 32), np.uint8)
+    for part in told.values():
+        sums = np.vstack([sums, sums ^ part])
+    found = {row.tobytes() for row in sums}
+    assert value not in found
+    assert len(found) == 2 ** len(told)  # none is the sum of others
+    one = [component[s] ^ dprf.pads(MASK, "thief", 1, sets, x)[s] for s in sets]
+    assert dprf.combine(one).tobytes() == value
+
+
 def test_order_is_that_of_the_page_whatever_order_keepers_come_in():
     assert dprf.key_sets(("c", "a", "b"), 2) == (("a",), ("b",), ("c",))
     assert dprf.held_by("b", ("c", "a", "b"), 2) == (("a",), ("c",))

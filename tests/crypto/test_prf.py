@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFCMAC, CounterLocation,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anwen.crypto import prf
+from anwen.crypto import dprf, prf
 from anwen.errors import MalformedError
 from vectors import golden, nist, wycheproof
 
@@ -232,3 +232,6 @@ def test_the_page_has_our_values():
         x = np.frombuffer(bytes.fromhex(page[f"{series} x"]), np.uint8)
         assert prf.evaluate(key, x[None, :])[0].tobytes().hex() == page[f"{series} value"]
         assert prf.evaluate(key, np.tile(x, (BATCH, 1)))[-1].tobytes().hex() == page[f"{series} value"]
+    sets = dprf.key_sets("abc", 2)
+    for name, pad in zip("abc", dprf.pads(key, "officer-7", 1_700_000_060, sets, x[None, :]).values(), strict=True):
+        assert pad.tobytes().hex() == page[f"pad {name}"]

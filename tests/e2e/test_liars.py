@@ -165,7 +165,7 @@ def test_a_report_without_the_keepers_signature_is_not_believed(connect):
     from anwen.formats.answer import RECEIPT_BYTES, Header
 
     clerk = connect("case_worker", "casework")
-    header = Header(clerk.policy.vault, "a", "open", *[bytes(32)] * 4, 1, 1, 1, 0, 0, 0, 0)
+    header = Header(clerk.policy.vault, "a", "open", *[bytes(32)] * 4, 1, 1, 1, 0, 0, 0, 0, 0)
     forged = header.encode().ljust(RECEIPT_BYTES, b"\0")
     with pytest.raises(ProofError):
         clerk.session.report(Report(("a",), "framed", (forged,)))

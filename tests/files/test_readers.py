@@ -157,7 +157,7 @@ def test_what_the_csv_module_writes_is_read_back_in_any_number_of_parts(tmp_path
 
 
 @given(body=mess, parts=st.integers(1, 5))
-def test_any_mess_is_read_alike_whole_in_parts_and_resumed(tmp_path_factory, body, parts):
+def test_any_mess_is_read_alike_whole_and_in_parts(tmp_path_factory, body, parts):
     path = write(tmp_path_factory.mktemp("f"), b"a,b\n" + body.encode())
     whole = list(read_rows(path))
     assert [r.number for r in whole] == list(range(1, len(whole) + 1))
@@ -166,37 +166,39 @@ def test_any_mess_is_read_alike_whole_in_parts_and_resumed(tmp_path_factory, bod
 
 
 def check_parts(path, parts, whole):
-    spans = split(path, parts)
+    spans, rows = split(path, parts)
     assert len(spans) <= parts
-    assert [r for span in spans for r in read_rows(path, span)] == whole
-    for span in spans:
-        rows = list(read_rows(path, span))
-        assert rows, "no span is empty"
-        for done, row in enumerate(rows):
-            assert list(read_rows(path, span.after(row))) == rows[done + 1 :]
+    assert rows == len(whole)
+    apart = [list(read_rows(path, [span])) for span in spans]
+    assert all(apart), "no span is empty"
+    assert [r for part in apart for r in part] == list(read_rows(path, spans)) == whole
+    for first in range(3):
+        assert list(read_rows(path, spans[first::2])) == [r for part in apart[first::2] for r in part]
 
 
-def test_parts_of_a_large_file_are_about_equal(tmp_path):
+def test_parts_of_a_large_file_have_equally_many_rows(tmp_path):
     draw = random.Random(1)
     lines = [json.dumps({"n": n, "x": "y" * draw.randrange(200)}) for n in range(3000)]
     path = write(tmp_path, "\n".join(lines).encode(), "f.ndjson")
-    spans = split(path, 4)
-    sizes = [span.end - span.start for span in spans]
-    assert len(spans) == 4
-    assert max(sizes) - min(sizes) < 500
-    assert [r.values["n"] for span in spans for r in read_rows(path, span)] == list(range(3000))
+    spans, rows = split(path, 4)
+    assert ([span.row for span in spans], rows) == ([1, 1025, 2049], 3000)
+    assert [r.values["n"] for r in read_rows(path, spans)] == list(range(3000))
+    assert [r.values["n"] for r in read_rows(path, spans[1:2])] == list(range(1024, 2048))
 
 
-def test_parquet_in_parts_and_resumed(tmp_path):
+def test_parquet_in_parts(tmp_path):
     path = tmp_path / "f.parquet"
     table = pa.table({"n": range(5000), "s": pa.array([str(i) for i in range(5000)]).dictionary_encode()})
     pq.write_table(table, path, row_group_size=700)
     whole = list(read_rows(path, mapping={"s": "t"}))
     assert [r.values for r in whole] == [{"n": i, "t": str(i)} for i in range(5000)]
-    spans = split(path, 3)
-    assert len(spans) == 3
-    assert [r.number for span in spans for r in read_rows(path, span)] == list(range(1, 5001))
-    assert [r.number for r in read_rows(path, spans[1].after(whole[2222]))][:2] == [2224, 2225]
+    for most in (3, 16, 5000):
+        spans, rows = split(path, most)
+        assert (len(spans) <= most, rows) == (True, 5000)
+        assert list(read_rows(path, spans, mapping={"s": "t"})) == whole
+        each = spans[1].row - 1
+        some = [n for n in range(1, 5001) if (n - 1) // each % 3 == 1]
+        assert [r.number for r in read_rows(path, spans[1::3])] == some
 
 
 def test_parquet_rows_with_bytes_that_are_no_text_are_refused_alone(tmp_path):

@@ -102,12 +102,12 @@ def test_nothing_is_replaced_not_even_what_came_meanwhile(tmp_path):
 def test_rejects_hold_place_and_reason_and_resume_where_they_were_synced(tmp_path):
     path = tmp_path / "rejects.ndjson"
     with RejectsWriter(path) as rejects:
-        rejects.write(Reject(3, 4, 0, 5, "expected UTF-8"))
+        rejects.write(Reject(3, 4, "expected UTF-8"))
         kept = rejects.sync()
-        rejects.write(Reject(9, 10, 0, 11, "phone: expected a phone number", "phone"))
+        rejects.write(Reject(9, 10, "phone: expected a phone number", "phone"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with RejectsWriter(path, keep_bytes=kept) as rejects:
-        rejects.write(Reject(7, 8, 0, 9, "expected 2 columns, got 1"))
+        rejects.write(Reject(7, 8, "expected 2 columns, got 1"))
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert entries == [
         {"row": 3, "line": 4, "field": None, "code": "malformed", "reason": "expected UTF-8"},

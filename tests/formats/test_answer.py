@@ -35,7 +35,7 @@ def make(rows, columns, fill=0, **changes):
     fields = {
         "vault": bytes(range(16)), "keeper": "a", "op": "open", "issuer": answer.issuer_hash("officer-7"),
         "request": bytes([1]) * 32, "root": bytes(32), "components": answer.column_hashes(components),
-        "policy_version": 3, "epoch": 4, "generation": 2, "time_ms": 1_700_000_000_123, "entry": 99,
+        "policy_version": 3, "epoch": 4, "generation": 2, "expires_s": 1_700_000_060, "time_ms": 1_700_000_000_123, "entry": 99,
         "rows": rows, "columns": columns,
     }  # fmt: skip
     return Header(**fields | changes), components
@@ -43,7 +43,7 @@ def make(rows, columns, fill=0, **changes):
 
 HEADERS = st.builds(
     Header, st.binary(min_size=16, max_size=16), names(), names(), hashes(), hashes(), hashes(), hashes(),
-    numbers(4), numbers(4), numbers(4), numbers(8), numbers(8), numbers(4), st.integers(0, answer.MAX_COLUMNS),
+    numbers(4), numbers(4), numbers(4), numbers(8), numbers(8), numbers(8), numbers(4), st.integers(0, answer.MAX_COLUMNS),
 )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def answers():
         parts = np.arange(columns * rows * 32, dtype=np.uint8).reshape(columns, rows, 32)
         hashed = answer.column_hashes(parts)
         header = answer.Header(
-            VAULT, "a", "open", bytes(32), bytes(32), bytes(32), hashed, 1, 1, 1, 5, 6, rows, columns
+            VAULT, "a", "open", bytes(32), bytes(32), bytes(32), hashed, 1, 1, 1, 4, 5, 6, rows, columns
         )
         made.append(answer.encode_answer(header, KEY, b"n" * 20, parts))
     return made
@@ -191,11 +191,11 @@ def manifests():
 
 def states():
     """What an import keeps."""
-    span = [0, 10, 1, 1]
-    state = {"left": span, "asked": 3, "stored": [[4, 5]], "counts": {"read": 1}, "reasons": {}, "rejects_bytes": 0}
+    state = {"done": 2, "asked": 3, "stored": [[4, 5]], "counts": {"read": 1}, "reasons": {}, "rejects_bytes": 0}
     plan = {"file": "a", "size": 1, "head": "00", "vault": "00", "collection": "p", "principal": "x", "purpose": "y"}
-    plan |= {"file_format": "csv", "mapping": {"a": None}, "batch": 5, "spans": [span]}
-    return [json.dumps(state | {"done": False}).encode(), json.dumps(plan).encode(), DEEP, b"[]"]
+    plan |= {"file_format": "csv", "mapping": {"a": None}, "batch": 5}
+    plan |= {"seed": "00" * 16, "rows": 3, "parts": [[[0, 10, 1, 1]], [[10, 20, 2, 2], [20, 30, 3, 4]]]}
+    return [json.dumps(state | {"ended": False}).encode(), json.dumps(plan).encode(), DEEP, b"[]"]
 
 
 def parquets():

@@ -200,9 +200,7 @@ def test_a_backups_table_takes_no_more_memory_than_it_has_bytes_and_no_number_be
         list(backup.table("deleted"))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"left": ["a", 1, 1, 1]}, {"counts": {}}, {"counts": 5}, {"asked": None}, {"stored": [[1]]}]
-)
+@pytest.mark.parametrize("changes", [{"done": "a"}, {"counts": {}}, {"counts": 5}, {"asked": None}, {"stored": [[1]]}])
 def test_an_imports_state_of_other_types_is_malformed(changes):
     folder = ImportFolder(scratch() / "rejects")
     good = json.loads(seeds.states()[0])

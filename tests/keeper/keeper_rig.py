@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from anwen.crypto import dprf, grants
 from anwen.errors import UnavailableError
 from anwen.formats import answer, policy_chain, wire
-from anwen.keeper.folder import Disk, make_identity
+from anwen.keeper.folder import SERIES, Disk, make_identity
 from anwen.keeper.service import Keeper
 from anwen.keeper.side import Block, Kind, subject_digest
 from anwen.model import (
@@ -198,7 +198,7 @@ class Rig:
         )
         return self.keepers[keeper]
 
-    async def start(self, *, ceremonies=("record", "index", "prehash")):
+    async def start(self, *, ceremonies=SERIES):
         for i in self.ids:
             self.open(i)
         for i in self.ids:

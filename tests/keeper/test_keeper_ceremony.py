@@ -39,15 +39,23 @@ async def test_holders_of_a_set_have_one_key_and_nobody_has_all(rig):
 
 
 async def test_series_and_repetitions_have_different_keys(rig, tmp_path):
-    for series in ("record", "index", "prehash"):
+    for series in files.SERIES:
         await rig.ceremony(series)
     again = await Rig(tmp_path / "again").start()
     folders = [*(rig.path(i) for i in rig.ids), *(again.path(i) for i in rig.ids)]
-    secrets = {
-        s for f in folders for n in ("record", "index", "prehash") for s in files.read_keys(f, n, 1).secrets.values()
-    }
-    assert len(secrets) == 18
+    secrets = {s for f in folders for n in files.SERIES for s in files.read_keys(f, n, 1).secrets.values()}
+    assert len(secrets) == 2 * (3 + 3 + 3 + 1)
     await again.close()
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (5, 3)])
+async def test_all_keepers_hold_the_one_key_of_the_pads(tmp_path, shape):
+    rig = await Rig(tmp_path, *shape).start(ceremonies=["mask"])
+    (secret,) = {s for i in rig.ids for s in files.read_keys(rig.path(i), "mask", 1).secrets.values()}
+    assert [list(files.read_keys(rig.path(i), "mask", 1).secrets) for i in rig.ids] == [[""]] * shape[0]
+    assert len(secret) == 32
+    assert secret.hex() not in b"".join(body for _, _, body in rig.spy).decode()
+    await rig.close()
 
 
 async def test_no_message_shows_a_key_or_contribution(rig):
@@ -278,6 +286,7 @@ async def test_a_crash_at_any_durable_step_is_made_good_by_running_again(tmp_pat
 
 async def agree(rig):
     await rig.ceremony("index")
+    await rig.ceremony("mask")
     people = People(1)
     written = await rig.ask("put", people.put(with_tokens=False))
     assert len({rig.value({k: written[k] for k in pair}).tobytes() for pair in ("ab", "bc", "ac")}) == 1

@@ -8,6 +8,7 @@ from keeper_rig import DAY_S, NAME_CLASS, PLENTY, START_S, Clock, People, Rig, b
 
 from anwen.errors import BudgetError, ClockError, GrantError
 from anwen.keeper.clocks import since_boot
+from anwen.policy.budgets import JOIN_S
 
 FAR_S = 10 * 365 * DAY_S
 TWO = PLENTY | budgets(open=4)  # at each of three keepers, two of whom answer: two people
@@ -204,7 +205,7 @@ async def test_all_clocks_set_ahead_together_empty_no_window(tmp_path, defended)
         await rig.spend(ahead_s=2 * DAY_S)
     with pytest.raises(BudgetError):
         await rig.spend(count=2, ahead_s=2 * DAY_S)
-    rig.passes(DAY_S + 1)
+    rig.passes(DAY_S + JOIN_S + 1)
     await served_until_the_budget_is_spent(rig, 2 * DAY_S)
     await rig.close()
 
@@ -315,7 +316,7 @@ async def test_what_has_left_every_window_leaves_memory_too(rig):
     keeper = rig.keepers["a"]
     await rig.spend()
     assert keeper._state.ledger._windows
-    rig.passes(86_401)
+    rig.passes(DAY_S + JOIN_S + 1)
     await keeper.cosign_now()
     assert not keeper._state.ledger._windows
 

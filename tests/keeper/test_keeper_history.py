@@ -46,7 +46,7 @@ class Model:
 
 async def live(folder, history):
     limits = PLENTY | {c: Budget(2 * LIMIT, 10**6) for c in (Counter.OPEN, Counter.LIST)}
-    rig = await Rig(folder, limits=limits).start(ceremonies=("record",))
+    rig = await Rig(folder, limits=limits).start(ceremonies=("record", "mask"))
     rows, model = [People(1) for _ in range(6)], Model()
     for step, *args in history:
         if step == "open":

@@ -15,6 +15,7 @@ from anwen.formats import answer, checkpoint, policy_chain, wire
 from anwen.formats.answer import decode_answer
 from anwen.formats.checkpoint import log_origin as origin
 from anwen.model import Budget, Counter
+from anwen.policy.budgets import JOIN_S
 
 
 async def test_a_stored_rows_value_is_the_one_given_when_it_was_written(rig):
@@ -52,7 +53,7 @@ async def test_changing_any_field_of_an_opening_gives_another_value(rig):
 
 @pytest.mark.parametrize(("count", "threshold"), [(3, 2), (5, 3), (2, 2), (4, 3), (7, 4)])
 async def test_any_t_keepers_agree(tmp_path, count, threshold):
-    rig = await Rig(tmp_path, count, threshold).start(ceremonies=("record", "index"))
+    rig = await Rig(tmp_path, count, threshold).start(ceremonies=("record", "index", "mask"))
     people = People(2)
     written = await rig.ask("put", people.put())
     opened = await rig.ask("open", people.open(written["a"].nonce_base))
@@ -91,12 +92,41 @@ async def test_a_receipt_names_the_epoch_whose_keys_answered_though_the_next_ope
     assert (header.epoch, header.generation, keeper.number("record")) == (1, 1, 2)
 
 
-async def test_verify_gives_only_hashes(rig):
+async def test_answers_combine_where_their_grants_expire_in_the_same_second(rig):
+    people = People(2)
+    written = await rig.ask("put", people.put(with_tokens=False))
+    value, body = rig.value(written), people.open(written["a"].nonce_base)
+    first, second = await rig.ask("open", body), await rig.ask("open", people.open(written["a"].nonce_base), life_s=61)
+    assert np.array_equal(rig.value(first), value)
+    assert np.array_equal(rig.value(second), value)
+    for keeper, got in first.items():
+        assert got.header.expires_s + 1 == second[keeper].header.expires_s == START_S + 61
+        assert not (got.components == second[keeper].components).all(axis=2).any()
+    await rig.restart("b")  # and the pads are those of the others still
+    late = {"b": (await rig.ask("open", people.open(written["a"].nonce_base), ["b"]))["b"], "c": first["c"]}
+    assert np.array_equal(rig.value(late), value)
+
+
+async def test_without_the_key_of_the_pads_nothing_is_answered(tmp_path):
+    rig = await Rig(tmp_path).start(ceremonies=("record", "index", "prehash"))
+    with pytest.raises(UnavailableError, match="series mask"):
+        await rig.ask("put", People(1).put())
+    await rig.close()
+
+
+async def test_verify_gives_only_hashes_which_are_the_same_at_any_time(rig, monkeypatch):
     import hashlib
+
+    from anwen.crypto import dprf
 
     people = People(2)
     base = (await rig.ask("put", people.put()))["a"].nonce_base
-    opened = await rig.ask("open", people.open(base))
+    first = await rig.ask("verify", people.open(base, op="verify"), life_s=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(dprf, "pads", lambda *about: dict.fromkeys(about[3], np.uint8(0)))
+        opened = await rig.ask("open", people.open(base))
+    for keeper, got in (await rig.ask("verify", people.open(base, op="verify"))).items():
+        assert np.array_equal(got.components, first[keeper].components)
     verified = await rig.ask("verify", people.open(base, op="verify"))
     for keeper, got in verified.items():
         hashed = [hashlib.sha256(row.tobytes()).digest() for c in opened[keeper].components for row in c]
@@ -182,7 +212,7 @@ async def test_openings_stop_at_the_keepers_share_of_the_budget(tmp_path, counte
         await rig.ask("open", people[i].open(bases[i], classes=classes), ["a"])
     with pytest.raises(BudgetError) as refused:
         await rig.ask("open", people[3].open(bases[3], classes=classes), ["a"])
-    assert refused.value.retry_after_s == DAY_S
+    assert refused.value.retry_after_s == DAY_S + JOIN_S
     assert counter in str(refused.value)
     if counter != "records":  # the same people again cost nothing
         await rig.ask("open", people[0].open(bases[0], classes=classes), ["a"])
@@ -240,7 +270,7 @@ async def test_a_collections_ceiling_counts_all_principals(tmp_path):
     rig = Rig(tmp_path)
     person = replace(rig.policy.collections["person"], limits=budgets(list=4))
     rig.begin_with(replace(rig.policy, collections={"person": person}))
-    await rig.start(ceremonies=("record",))
+    await rig.start(ceremonies=("record", "mask"))
     body = lambda: People(1, classes=(NAME_MASK,)).open(bytes(20))  # noqa: E731
     await rig.ask("open", body(), ["a"])
     await rig.ask("open", body(), ["a"], who="bob", purpose="look")

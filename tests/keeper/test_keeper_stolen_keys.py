@@ -23,7 +23,7 @@ def of_one_subject(rows):
 async def with_records(tmp_path, rows):
     """Keepers of three that each let so many rows through, and subjects without end."""
     full = {c: Budget(10**9, 10**9) for c in Counter} | {Counter.RECORDS: Budget(2 * rows, 2 * rows)}
-    return await Rig(tmp_path, limits=full).start(ceremonies=("record", "index"))
+    return await Rig(tmp_path, limits=full).start(ceremonies=("record", "index", "mask"))
 
 
 @pytest.mark.parametrize("op", BODIES)
@@ -134,7 +134,7 @@ async def test_rows_of_one_collection_allow_no_tokens_of_another(tmp_path):
             purposes=rig.policy.purposes | {"work": work},
         )
     )
-    await rig.start(ceremonies=("record", "index"))
+    await rig.start(ceremonies=("record", "index", "mask"))
     people = People(3)
     tokens = people.tokens_table() | {"collection": np.array([PERSON, PERSON, 2])}
     with pytest.raises(MalformedError, match=r"1 tokens of field 2\.2 in 0 rows"):
@@ -146,7 +146,7 @@ async def test_rows_of_one_collection_allow_no_tokens_of_another(tmp_path):
 @pytest.mark.parametrize(("count", "threshold"), [(3, 2), (5, 2), (5, 3), (4, 3), (2, 2)])
 async def test_no_t_keepers_are_left_that_would_open_what_a_deletion_was_acknowledged_for(tmp_path, count, threshold):
     """Receipts of t would do for a node to delete; with 2 of 5, three keepers that never heard of it open a copy."""
-    rig = await Rig(tmp_path, count, threshold).start(ceremonies=("record", "index"))
+    rig = await Rig(tmp_path, count, threshold).start(ceremonies=("record", "index", "mask"))
 
     async def opens_after(receipts):
         """Whether t keepers open a copy of the row, once this many have acknowledged its deletion."""

@@ -43,7 +43,7 @@ async def test_an_older_copy_of_a_keepers_folder_does_not_serve(rig, tmp_path):
     await rig.keepers["a"].close()
     restore(rig, "a", tmp_path / "old")
     keeper = rig.open("a")
-    with pytest.raises(RollbackError, match="a peer has seen 5"):
+    with pytest.raises(RollbackError, match="a peer has seen 6"):
         await keeper.start()
     for op, body in (("open", b""), ("state", b""), ("policy", rig.sign(rig.next_policy()))):
         with pytest.raises(RollbackError):

@@ -62,7 +62,7 @@ def receipt(keeper, op, root, *, principal="importer", key=None, **changes):
     values = {
         "vault": POLICY.vault, "keeper": keeper, "op": op, "issuer": issuer_hash(principal), "request": bytes(32),
         "root": root, "components": hashlib.sha256(b"").digest(), "policy_version": POLICY.version, "epoch": 1,
-        "generation": 1, "time_ms": NOW_S * 1000, "entry": 1, "rows": 0, "columns": 0,
+        "generation": 1, "expires_s": NOW_S, "time_ms": NOW_S * 1000, "entry": 1, "rows": 0, "columns": 0,
     } | changes  # fmt: skip
     signed = encode_answer(Header(**values), key or KEEPER_KEYS[keeper], b"", np.zeros((0, 0, 32), np.uint8))
     return signed[:RECEIPT_BYTES]

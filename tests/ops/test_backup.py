@@ -161,7 +161,7 @@ def test_bulk_holds_no_wrap_and_neither_holds_a_value_or_a_key(kept):
     every = b"".join(p.read_bytes() for p in backup.rglob("*") if p.is_file())
     assert NAME.encode() not in every
     secret = [*folder.path.rglob("*.keys"), *folder.path.rglob("identity.key")]
-    assert len(secret) == 12
+    assert len(secret) == 15
     for path in secret:
         assert path.read_bytes() not in every
         for key in json.loads(path.read_bytes())["keys"].values() if path.suffix == ".keys" else ():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import vault_texts
 from anwen.errors import BudgetError
 from anwen.model import Budget, Counter, Principal
-from anwen.policy.budgets import DAY_S, HOUR_S, Ledger, SubjectWindow, SumWindow
+from anwen.policy.budgets import DAY_S, HOUR_S, JOIN_S, Ledger, SubjectWindow, SumWindow
 
 POLICY = vault_texts.policy()
 PERSON, INCIDENT = POLICY.collections["person"].id, POLICY.collections["incident"].id
@@ -161,11 +161,11 @@ def test_a_keeper_enforces_its_part_in_hour_and_day():
         BudgetError, match="budget open of principal case_worker at this keeper: at most 100 in any hour"
     ) as caught:
         ledger.reserve("case_worker", opening(people(1, 100)), 1_000)
-    assert caught.value.retry_after_s == HOUR_S + 1 - 1_000
+    assert caught.value.retry_after_s == HOUR_S + JOIN_S + 1 - 1_000
     for hour in range(1, 5):
-        ledger.reserve("case_worker", opening(people(100, hour * 100)), hour * (HOUR_S + 1))
+        ledger.reserve("case_worker", opening(people(100, hour * 100)), hour * (HOUR_S + JOIN_S + 1))
     with pytest.raises(BudgetError, match="at most 500 in any day"):
-        ledger.reserve("case_worker", opening(people(1, 5_000)), 5 * (HOUR_S + 1) + 9)
+        ledger.reserve("case_worker", opening(people(1, 5_000)), 5 * (HOUR_S + JOIN_S + 1) + 9)
 
 
 def test_all_or_nothing():
@@ -236,11 +236,11 @@ def test_an_hour_that_a_new_policy_adds_counts_what_was_charged_before(counter):
 
     ledger = Ledger(with_budget(Budget(200, 200)))  # the day alone decides
     ledger.reserve("importer", amount(30), 0)
-    ledger.reserve("importer", amount(20, 100), HOUR_S)
+    ledger.reserve("importer", amount(20, 100), HOUR_S + JOIN_S)
     ledger.update_policy(with_budget(Budget(60, 200)))
     with pytest.raises(BudgetError, match="at most 30 in any hour"):
-        ledger.reserve("importer", amount(11, 200), HOUR_S + 10)
-    ledger.reserve("importer", amount(10, 200), HOUR_S + 10)
+        ledger.reserve("importer", amount(11, 200), HOUR_S + JOIN_S + 10)
+    ledger.reserve("importer", amount(10, 200), HOUR_S + JOIN_S + 10)
 
 
 def test_a_replayed_ledger_refuses_what_the_first_one_did():
@@ -252,15 +252,15 @@ def test_a_replayed_ledger_refuses_what_the_first_one_did():
     for ledger in (first, again):
         with pytest.raises(BudgetError) as caught:
             ledger.reserve("case_worker", opening(people(1, 200)), 600.0)
-        assert caught.value.retry_after_s == HOUR_S - 600
+        assert caught.value.retry_after_s == HOUR_S + JOIN_S - 600
 
 
 def test_forget_frees_what_has_left():
     ledger = Ledger(POLICY)
     ledger.reserve("case_worker", opening(people(100)), 0)
-    ledger.forget(DAY_S - 1)
+    ledger.forget(DAY_S + JOIN_S - 1)
     assert ledger._windows
-    ledger.forget(DAY_S)
+    ledger.forget(DAY_S + JOIN_S)
     assert not ledger._windows
 
 

@@ -79,7 +79,7 @@ def test_no_theft_gives_more_than_its_bound_and_the_thief_of_a_key_gets_all_of_i
     assert found["broken"] == []
     assert [t["name"] for t in found["thefts"]] == [n if n != "keepers" else "2 keepers" for n in names]
     assert {t["name"]: t["people"] for t in found["thefts"] if t["people"]} == {
-        "key": 150, "key, prepared": 300, "key and keeper": 200, "2 keepers": found["people"] + 20 + LATER,
+        "key": 150, "key, prepared": 150, "key and keeper": 200, "2 keepers": found["people"] + 20 + LATER,
     }  # fmt: skip
     assert theft(found, "key")["figures"]["unlogged"] == 0
     assert theft(found, "nobody")["figures"]["answers"] == 1

@@ -1,4 +1,4 @@
-"""Import one part of a file: read, put in batches, note what is acknowledged. Runs in a process of its own.
+"""Import parts of a file: read, put in batches, note what is acknowledged. Runs in a process of its own.
 
 Two batches are under way at once, so that sealing one overlaps with the keepers' work on the other.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import re
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from anwen.access import connect_async, open_async
 from anwen.cli import failures
-from anwen.cli.import_state import ImportFolder, PartState, Plan
+from anwen.cli.import_state import ImportFolder, PartState, Plan, Taken
 from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
@@ -32,24 +31,26 @@ PATIENT = Timing(deadline_s=600.0, request_s=120.0)
 """Nobody waits for one batch: databases that have just started, or share a small machine, may take their time."""
 
 OVERLOADED_TRIES = 7
+Tell = Callable[[int, PartState], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know. Keys travel as the name of their file."""
+    """What a process needs to know. Keys travel as the name of their file."""
 
     vault: Path
     key: str
     plan: Plan
-    part: int
+    parts: tuple[int, ...]
     rejects: Path
     embedded: bool = False
 
 
 @dataclass
 class _Batch:
-    rows: list[Row | Reject]
-    sent: list[Row]
+    start: int
+    rows: list[Taken]
+    sent: list[int]  # places, in the part's order
     outcome: asyncio.Task[list[PutResult]]
 
 
@@ -75,18 +76,18 @@ def allowed_fields(policy: Policy, collection: Collection) -> list[str]:
 class PartImport:
     """One run over one part."""
 
-    def __init__(self, job: Job, tell: Callable[[PartState], None], stopped: Callable[[], bool]) -> None:
-        self.job, self.tell, self.stopped = job, tell, stopped
+    def __init__(self, job: Job, part: int, tell: Tell, stopped: Callable[[], bool]) -> None:
+        self.job, self.part, self.tell, self.stopped = job, part, tell, stopped
         self.folder = ImportFolder(job.rejects)
-        self.state = self.folder.load(job.part)
+        self.state = self.folder.load(part)
         self.sent_before = self.state.asked  # what an earlier run may have stored without noting it
         self.rejects: RejectsWriter
 
     async def run(self) -> None:
         """Import until the part is done or somebody says stop. Raises what ended it; the state is saved then."""
-        if self.state.done:
+        if self.state.ended:
             return
-        with RejectsWriter(self.folder.rejects_of(self.job.part), self.state.rejects_bytes) as self.rejects:
+        with RejectsWriter(self.folder.rejects_of(self.part), self.state.rejects_bytes) as self.rejects:
             async with await self._vault() as vault:
                 self.schema = vault.policy.collections[self.job.plan.collection]
                 self.renamed = references(vault.policy, self.schema)
@@ -98,33 +99,34 @@ class PartImport:
             return await open_async(where, key=key, purpose=purpose)
         return connect_async(where, key=key, purpose=purpose, timing=PATIENT)
 
-    def _batches(self, vault: AsyncVault) -> Iterator[list[Row | Reject]]:
-        rows = read_rows(
-            Path(self.job.plan.file), self.state.left, file_format=self.job.plan.file_format,
-            mapping=self.job.plan.mapping, fields=allowed_fields(vault.policy, self.schema),
-        )  # fmt: skip
-        while batch := list(itertools.islice(rows, self.job.plan.batch)):
-            yield batch
+    def _rows(self, vault: AsyncVault) -> list[Taken]:
+        plan = self.job.plan
+        return plan.in_order(read_rows(
+            Path(plan.file), plan.parts[self.part], file_format=plan.file_format, mapping=plan.mapping,
+            fields=allowed_fields(vault.policy, self.schema),
+        ))  # fmt: skip
 
     async def _put_all(self, vault: AsyncVault) -> None:
         under_way: deque[_Batch] = deque()
-        skipped = list(self.state.stored)
+        skipped, rows, size = list(self.state.stored), self._rows(vault), self.job.plan.batch
         try:
-            for rows in self._batches(vault):
+            for start in range(self.state.done, len(rows), size):
                 if self.stopped():
                     break
-                wanted = [r for r in rows if isinstance(r, Row) and not _within(skipped, r.number)]
-                self.state.asked = max(self.state.asked, rows[-1].number)
-                self.folder.save(self.job.part, self.state)  # before sending: what may be stored is known after a crash
-                under_way.append(_Batch(rows, wanted, asyncio.create_task(self._put(vault, wanted))))
+                batch = rows[start : start + size]
+                places = [i for i, r in enumerate(batch, start) if isinstance(r, Row) and not _within(skipped, i)]
+                self.state.asked = max(self.state.asked, start + len(batch))
+                self.folder.save(self.part, self.state)  # before sending: what may be stored is known after a crash
+                wanted = [row for row in (rows[i] for i in places) if isinstance(row, Row)]
+                under_way.append(_Batch(start, batch, places, asyncio.create_task(self._put(vault, wanted))))
                 if len(under_way) > UNDER_WAY - 1:
                     await self._settle(under_way.popleft(), skipped)
             while under_way:
                 await self._settle(under_way.popleft(), skipped)
-            self.state.done = not self.stopped() or self.state.left.start >= self.state.left.end
+            self.state.ended = self.state.done == len(rows)
         finally:
             await self._note_the_rest(under_way)
-            self.folder.save(self.job.part, self.state)
+            self.folder.save(self.part, self.state)
 
     async def _put(self, vault: AsyncVault, rows: list[Row]) -> list[PutResult]:
         if not rows:
@@ -145,12 +147,12 @@ class PartImport:
             batch.outcome.cancel()
             raise
         counts, reasons = Counter(self.state.counts), Counter(self.state.reasons)
-        for row in batch.rows:
+        for at, row in enumerate(batch.rows, batch.start):
             reject = row if isinstance(row, Reject) else None
             counts["read"] += 1
             if isinstance(row, Row):
-                error = None if _within(skipped, row.number) else next(results).error
-                if isinstance(error, ConflictError) and row.number <= self.sent_before:
+                error = None if _within(skipped, at) else next(results).error
+                if isinstance(error, ConflictError) and at < self.sent_before:
                     counts["already"] += 1
                     continue
                 reject = self._reject(row, error) if error else None
@@ -162,14 +164,14 @@ class PartImport:
         if counts["rejected"] != self.state.counts["rejected"]:
             self.state.rejects_bytes = self.rejects.sync()
         self.state.counts, self.state.reasons = dict(counts), dict(reasons)
-        self.state.left = self.state.left.after(batch.rows[-1])
-        self.state.stored = [r for r in self.state.stored if r[1] >= self.state.left.row]
-        self.tell(self.state)
+        self.state.done = batch.start + len(batch.rows)
+        self.state.stored = [r for r in self.state.stored if r[1] >= self.state.done]
+        self.tell(self.part, self.state)
 
     def _reject(self, row: Row, error: AnwenError) -> Reject:
         named = re.match(rf"(?:{re.escape(self.schema.name)}\.)?([a-z][a-z0-9_]*): ", str(error))
         field_name = named.group(1) if named and named.group(1) in self.schema.field_named else None
-        return Reject(row.number, row.line, row.end, row.end_line, str(error), field_name, error.code)
+        return Reject(row.number, row.line, str(error), field_name, error.code)
 
     async def _note_the_rest(self, under_way: deque[_Batch]) -> None:
         """Wait for what was sent behind a failure; rows stored there are left out when the import goes on."""
@@ -178,8 +180,8 @@ class PartImport:
                 results = await batch.outcome
             except AnwenError:
                 continue
-            numbers = [r.number for r, done in zip(batch.sent, results, strict=True) if done.error is None]
-            self.state.stored += ranges(numbers)
+            places = [i for i, done in zip(batch.sent, results, strict=True) if done.error is None]
+            self.state.stored += ranges(places)
 
 
 def ranges(numbers: list[int]) -> list[tuple[int, int]]:
@@ -198,7 +200,7 @@ def _within(ranges: list[tuple[int, int]], number: int) -> bool:
 
 
 def work(job: Job, channel: Connection) -> None:
-    """Run one part in a process of its own. The channel takes its state as it grows, then an error or None: the end.
+    """Run a job in a process of its own. The channel takes parts' states as they grow, then an error or None: the end.
 
     Anything that comes through the channel says stop; so does the end of the parent.
     """
@@ -211,15 +213,15 @@ def work(job: Job, channel: Connection) -> None:
         return os.getppid() != parent or channel.poll()
 
     with contextlib.suppress(OSError):  # the parent is gone; the state is saved
-        channel.send(run_part(job, channel.send, stopped))
+        channel.send(run_parts(job, lambda part, state: channel.send((part, state)), stopped))
 
 
-def run_part(
-    job: Job, tell: Callable[[PartState], None], stopped: Callable[[], bool] = lambda: False
-) -> AnwenError | None:
-    """Run a part to its end and return how it failed, if it did: a process edge."""
+def run_parts(job: Job, tell: Tell, stopped: Callable[[], bool] = lambda: False) -> AnwenError | None:
+    """Run a job's parts, one after the other, and return how it failed, if it did: a process edge."""
     try:
-        asyncio.run(PartImport(job, tell, stopped).run())
+        for part in job.parts:
+            if not stopped():
+                asyncio.run(PartImport(job, part, tell, stopped).run())
     except AnwenError as error:
         return error
     except OSError as error:

@@ -1,8 +1,10 @@
 """How far an import has come, kept beside its rejects file, so that an interrupted one goes on where it stopped.
 
 A folder `REJECTS.import` holds `plan.json` (which file, into what, in which parts) and for each part its state and its
-rejects. A part's state names what is acknowledged (`left` begins behind it), what may be stored behind that (`asked`:
-sent, perhaps answered) and what surely is (`stored`: acknowledged out of order).
+rejects. A part is a random choice of the file's rows, in an order that the plan's seed decides: the order in which rows
+come shows in a store's files, and a file is often sorted by something that it tells of people. A part's state counts
+rows in that order: how many are acknowledged (`done`), how many may be stored (`asked`: sent, perhaps answered), and
+which ones behind `done` surely are (`stored`: acknowledged out of order).
 """
 
 from __future__ import annotations
@@ -12,21 +14,26 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anwen.errors import ConflictError, MalformedError
-from anwen.files import FileFormat, Span
+from anwen.files import FileFormat, Reject, Row, Span, split
 from anwen.signing import replace
 
 HEAD_BYTES = 2**20
 SAME = ("file", "size", "head", "vault", "collection", "mapping", "file_format")
 """Members of plans that continue each other, however they are cut into parts and whoever runs them."""
 T = TypeVar("T")
-_NOTHING = Span(0, 0, 1, 1)
+Taken = Row | Reject
+PART_ROWS, PART_BYTES = 65_536, 2**25
+"""Rows that a part holds at most, and about how many bytes of the file: they are in memory while it is under way."""
+MOST_SPANS = 65_536
+"""A file of no more rows is shuffled row by row, one of twice as many in pairs of neighbours, and so on."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,35 @@ class Plan:
     file_format: FileFormat
     mapping: Mapping[str, str | None]
     batch: int
-    spans: tuple[Span, ...] = ()
+    seed: str = ""  # 16 bytes, hex
+    rows: int = 0
+    parts: tuple[tuple[Span, ...], ...] = ()
+
+    def cut(self, processes: int) -> Plan:
+        """Return the plan with its parts: at least as many as processes, each with spans from all over the file."""
+        spans, rows = split(Path(self.file), MOST_SPANS, file_format=self.file_format)
+        secrets.SystemRandom().shuffle(spans)
+        count = min(max(processes, -(-rows // PART_ROWS), -(-self.size // PART_BYTES)), len(spans))
+        parts = tuple(tuple(sorted(spans[i::count], key=lambda s: s.row)) for i in range(count))
+        return dataclasses.replace(self, seed=secrets.token_hex(16), rows=rows, parts=parts)
+
+    def in_order(self, rows: Iterable[Taken]) -> list[Taken]:
+        """Return rows of a part in the order in which they are put; any run of any process gives the same one."""
+        key = bytes.fromhex(self.seed)
+        return sorted(rows, key=lambda row: hashlib.blake2b(row.number.to_bytes(8), key=key, digest_size=16).digest())
 
 
 @dataclass
 class PartState:
-    """How far one part has come. `left.row` is the number of the first row that is not acknowledged."""
+    """How far one part has come, in rows from its beginning."""
 
-    left: Span
-    asked: int = 0  # number of the last row that was ever sent
-    stored: list[tuple[int, int]] = field(default_factory=list)  # first and last rows acknowledged behind `left.row`
+    done: int = 0  # so many are acknowledged or rejected
+    asked: int = 0  # so many were ever sent
+    stored: list[tuple[int, int]] = field(default_factory=list)  # acknowledged behind `done`: from and to, from 0
     counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "stored": 0, "already": 0, "rejected": 0})
     reasons: dict[str, int] = field(default_factory=dict)  # rejected rows by code
     rejects_bytes: int = 0
-    done: bool = False
+    ended: bool = False
 
 
 def fingerprint(path: Path) -> tuple[int, str]:
@@ -91,8 +113,10 @@ class ImportFolder:
         """Return the plan of an interrupted import, if there is one. Raises MalformedError."""
 
         def made(content: dict[str, Any]) -> Plan:
-            spans = tuple(Span(*map(int, s)) for s in content.pop("spans"))
-            return Plan(file_format=FileFormat(content.pop("file_format")), spans=spans, **content)
+            parts = tuple(tuple(Span(*map(int, s)) for s in part) for part in content.pop("parts"))
+            seed, rows = bytes.fromhex(content.pop("seed")).hex(), int(content.pop("rows"))
+            file_format = FileFormat(content.pop("file_format"))
+            return Plan(file_format=file_format, seed=seed, rows=rows, parts=parts, **content)
 
         path = self.path / "plan.json"
         return _read(path, made) if path.exists() else None
@@ -102,9 +126,9 @@ class ImportFolder:
         (self.path / "plan.json").unlink(missing_ok=True)
         for path in self.path.glob("[0-9]*"):
             path.unlink()
-        for part, span in enumerate(plan.spans):
-            self.save(part, PartState(span))
-        content = dataclasses.asdict(plan) | {"spans": [dataclasses.astuple(s) for s in plan.spans]}
+        for part in range(len(plan.parts)):
+            self.save(part, PartState())
+        content = dataclasses.asdict(plan) | {"parts": [[dataclasses.astuple(s) for s in part] for part in plan.parts]}
         replace(self.path / "plan.json", json.dumps(content).encode())
 
     def load(self, part: int) -> PartState:
@@ -112,36 +136,42 @@ class ImportFolder:
 
         def made(content: dict[str, Any]) -> PartState:
             stored = [(int(a), int(b)) for a, b in content["stored"]]
-            numbers = {name: int(content[name]) for name in ("asked", "rejects_bytes")}
-            counts = {name: int(content["counts"][name]) for name in PartState(_NOTHING).counts}
+            numbers = {name: int(content[name]) for name in ("done", "asked", "rejects_bytes")}
+            counts = {name: int(content["counts"][name]) for name in PartState().counts}
             reasons = {code: int(n) for code, n in content["reasons"].items()}
-            left, done = Span(*map(int, content["left"])), bool(content["done"])
-            return PartState(left, stored=stored, counts=counts, reasons=reasons, done=done, **numbers)
+            return PartState(stored=stored, counts=counts, reasons=reasons, ended=bool(content["ended"]), **numbers)
 
         return _read(self.path / f"{part}.json", made)
 
     def save(self, part: int, state: PartState) -> None:
         """Keep a part's state, durably. A crash leaves the old one or the new one."""
-        content = dataclasses.asdict(state) | {"left": dataclasses.astuple(state.left)}
-        replace(self.path / f"{part}.json", json.dumps(content).encode())
+        replace(self.path / f"{part}.json", json.dumps(dataclasses.asdict(state)).encode())
 
     def rejects_of(self, part: int) -> Path:
         """Return where a part's rejects are until the end."""
         return self.path / f"{part}.rejects"
 
     def finish(self, plan: Plan) -> bool:
-        """Join the parts' rejects, if there are any, into the rejects file; forget the plan. Return if there are."""
-        parts = [p for p in map(self.rejects_of, range(len(plan.spans))) if p.exists() and p.stat().st_size]
+        """Bring the parts' rejects, if there are any, into the rejects file, in the order of rows; forget the plan.
+
+        Returns: whether there are any.
+        """
+        parts = [p for p in map(self.rejects_of, range(len(plan.parts))) if p.exists()]
+        lines = [f"{line}\n" for part in parts for line in part.read_text().splitlines()]
         self.rejects.unlink(missing_ok=True)
-        if parts:
+        if lines:
             joined = self.path / "joined"
             joined.touch(0o600)
-            with joined.open("wb") as target:
-                for part in parts:
-                    target.write(part.read_bytes())
+            with joined.open("w") as target:
+                target.writelines(sorted(lines, key=_row_of))
             joined.replace(self.rejects)
         (self.path / "plan.json").unlink()  # whoever holds the lock removes the rest
-        return bool(parts)
+        return bool(lines)
+
+
+def _row_of(line: str) -> int:
+    """Return which row a line of a rejects file is about."""
+    return int(json.loads(line)["row"])
 
 
 def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> T:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,8 +21,10 @@ from anwen.cli.import_part import Job
 from anwen.cli.import_state import SAME, ImportFolder, PartState, Plan
 from anwen.cli.settings import EXISTING, PATH, Settings, cli, format_of, format_option, settings_of
 from anwen.errors import AnwenError, ConflictError, MalformedError, UnavailableError
-from anwen.files import read_rows, split
+from anwen.files import read_rows
 from anwen.model import Policy
+
+Running = dict[Connection, SpawnProcess]
 
 
 @cli.command("import")
@@ -42,7 +43,7 @@ def import_command(
     settings: Settings, *, collection: str, file: Path, pairs: tuple[str, ...], skip: tuple[str, ...],
     file_format: str | None, processes: int, batch: int, rejects: Path | None, resume: bool, restart: bool,
 ) -> None:  # fmt: skip
-    """Put the rows of FILE (CSV, NDJSON or Parquet) into COLLECTION.
+    """Put the rows of FILE (CSV, NDJSON or Parquet) into COLLECTION, in random order.
 
     A row of a collection about another's persons names them by a column such as person_id_number.
     """
@@ -57,13 +58,15 @@ def import_command(
     )  # fmt: skip
     key = str(Path(settings.key).resolve()) if settings.key.endswith(".key") else settings.key
     with kept.lock():
-        plan = _plan(kept, plan, policy, 1 if settings.embedded else processes, resume=resume, restart=restart)
-        parts = range(len(plan.spans))
-        jobs = [Job(folder.path.resolve(), key, plan, part, kept.rejects, settings.embedded) for part in parts]
+        processes = 1 if settings.embedded else processes
+        plan = _plan(kept, plan, policy, processes, resume=resume, restart=restart)
+        parts = range(len(plan.parts))
+        shares = [tuple(parts[i::processes]) for i in range(min(processes, len(parts)))]
+        jobs = [Job(folder.path.resolve(), key, plan, share, kept.rejects, settings.embedded) for share in shares]
         before, started = [kept.load(part) for part in parts], time.monotonic()
-        errors = _run(jobs, before)
+        errors = _run(jobs, before, plan.rows)
         elapsed, states = time.monotonic() - started, [kept.load(part) for part in parts]
-        done = all(s.done for s in states) and not errors
+        done = all(s.ended for s in states) and not errors
         rejected = kept.finish(plan) if done else False
     counts: dict[str, object] = {name: _count(states, name) for name in ("read", "stored", "already", "rejected")}
     reasons = sum((Counter(s.reasons) for s in states), Counter[str]())
@@ -112,8 +115,7 @@ def _plan(kept: ImportFolder, plan: Plan, policy: Policy, processes: int, *, res
         read_rows(path, file_format=plan.file_format, mapping=plan.mapping, fields=fields, required=required)
     except MalformedError as error:
         raise MalformedError(f"{error}. --map COLUMN=FIELD renames a column, --skip COLUMN leaves it out") from None
-    spans = split(path, processes, file_format=plan.file_format)
-    planned = replace(plan, spans=tuple(spans))
+    planned = plan.cut(processes)
     kept.begin(planned)
     return planned
 
@@ -122,33 +124,33 @@ def _count(states: Sequence[PartState], name: str) -> int:
     return sum(s.counts[name] for s in states)
 
 
-def _run(jobs: Sequence[Job], before: Sequence[PartState]) -> list[AnwenError]:
+def _run(jobs: Sequence[Job], before: Sequence[PartState], rows: int) -> list[AnwenError]:
     """Run each job in a process of its own and return how they failed, if they did.
 
     One failure, or Ctrl-C, has all of them finish what is under way.
     """
     context, states = multiprocessing.get_context("spawn"), list(before)
-    running: dict[Connection, tuple[SpawnProcess, int]] = {}
+    running: Running = {}
     errors: list[AnwenError] = []
     with _bar() as bar:
-        task = bar.add_task("", total=sum(s.left.end - s.left.start for s in before), rows="")
+        task = bar.add_task("", total=rows, rows="")
         try:
             for job in jobs:
                 ours, theirs = context.Pipe()
                 process = context.Process(target=import_part.work, args=(job, theirs), daemon=True)
                 process.start()
                 theirs.close()
-                running[ours] = (process, job.part)
+                running[ours] = process
             while running:
                 try:
                     _listen(running, states, errors)
                 except KeyboardInterrupt:
                     _stop(running)
-                done = sum(s.left.start - b.left.start for s, b in zip(states, before, strict=True))
-                bar.update(task, completed=done, rows=f"{_count(states, 'read'):,} rows")
+                done = _count(states, "read")
+                bar.update(task, completed=done, rows=f"{done:,} rows")
         finally:
             _stop(running)
-            for process, _ in running.values():
+            for process in running.values():
                 process.join(30)
                 process.kill()
     return errors
@@ -161,20 +163,18 @@ def _bar() -> Progress:
     )  # fmt: skip
 
 
-def _listen(
-    running: dict[Connection, tuple[SpawnProcess, int]], states: list[PartState], errors: list[AnwenError]
-) -> None:
+def _listen(running: Running, states: list[PartState], errors: list[AnwenError]) -> None:
     """Take what processes tell: how far they are, then how they ended."""
     for channel in wait(list(running)):
         assert isinstance(channel, Connection)
-        process, part = running[channel]
+        process = running[channel]
         try:
             told = channel.recv()
         except (EOFError, OSError):
             process.join(10)
-            told = UnavailableError(f"the process of part {part} ended by itself ({process.exitcode})")
-        if isinstance(told, PartState):
-            states[part] = told
+            told = UnavailableError(f"a process of the import ended by itself ({process.exitcode})")
+        if isinstance(told, tuple):
+            part, states[part] = told
             continue
         del running[channel]
         channel.close()
@@ -184,7 +184,7 @@ def _listen(
             _stop(running)
 
 
-def _stop(running: dict[Connection, tuple[SpawnProcess, int]]) -> None:
+def _stop(running: Running) -> None:
     for channel in running:
         with contextlib.suppress(OSError):
             channel.send("stop")

@@ -205,7 +205,7 @@ class Asking:
         self.rows: dict[asyncio.Task[Answer], Rows] = {}
         self.asked: dict[str, Rows] = {k: np.empty(0, np.intp) for k in session.policy.keepers}
         self.failed: dict[str, BaseException] = {}
-        self.jti = session.random(16)
+        self.jti, self.expires_s = session.random(16), found.expires_s or session.expiry_s()
 
     def start(self, keeper: str, rows: Rows) -> bool:
         """Ask a keeper for those of `rows` that it has not been asked for yet; True if there were any."""
@@ -215,7 +215,7 @@ class Asking:
         jti = None if len(self.asked[keeper]) else self.jti  # a keeper takes a jti once
         self.asked[keeper] = np.union1d(self.asked[keeper], rows)
         body = self.body_for(rows)
-        sending = self.session.send(keeper, self.op, self.purpose, body, jti)
+        sending = self.session.send(keeper, self.op, self.purpose, body, jti=jti, expires_s=self.expires_s)
         self.rows[self.calls.start(f"keeper/{keeper}", len(body), sending)] = rows
         return True
 

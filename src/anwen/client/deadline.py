@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from anwen.errors import AnwenError, UnavailableError, place
 
 Error = TypeVar("Error", bound=AnwenError)
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
+_failed: ContextVar[dict[str, AnwenError]] = ContextVar("failed")
+"""Of the call at work: what failed last and is being tried again. Its tasks share one dict."""
 
 
 def bare(error: Error) -> Error:
@@ -23,8 +26,17 @@ def bare(error: Error) -> Error:
     return error
 
 
+def failing(error: AnwenError | None) -> None:
+    """Note what is tried again, for the error that tells of it when time runs out; or that it came to an end."""
+    noted = _failed.get({})
+    noted.clear()
+    if error is not None:
+        noted["last"] = type(error)(str(error))  # without its frames
+
+
 def bounded(method: Method) -> Method:
-    """Return a vault's method that ends within `Timing.deadline_s`, with an UnavailableError if need be.
+    """Return a vault's method that ends within `Timing.deadline_s`: if need be, with the class of what failed last of
+    all that it tries again, else with an UnavailableError.
 
     Of an error that is no AnwenError its class and place are told, as an AnwenError.
     """
@@ -33,12 +45,15 @@ def bounded(method: Method) -> Method:
     async def within(vault: Any, *args: Any, **named: Any) -> Any:
         deadline_s, work = vault.session.timing.deadline_s, method(vault, *args, **named)
         told: AnwenError
+        noted: dict[str, AnwenError] = {}
+        _failed.set(noted)
         try:
             async with asyncio.timeout(deadline_s):
                 return await work
         except TimeoutError:
-            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s"
-            told = UnavailableError(f"{what}; a write may have been carried out all the same")
+            last = noted.get("last", UnavailableError("it was at work"))
+            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s: {last}"
+            told = type(last)(f"{what}; a write may have been carried out all the same")
         except AnwenError as error:
             told = error
         except Exception as error:  # noqa: BLE001 - raised below, without what it may hold

@@ -39,7 +39,7 @@ class StoreState:
 async def keeper_state(session: Session, purpose: str, keeper: str) -> Header:
     """Return what a keeper signs about itself."""
     body = wire.encode("state", session.random(wire.SALT_BYTES))
-    answer = await session.send(keeper, "state", purpose, body, None)
+    answer = await session.send(keeper, "state", purpose, body)
     return verify_receipt(answer.receipt, session.policy.keepers[keeper].identity)
 
 

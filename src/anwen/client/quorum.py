@@ -58,10 +58,13 @@ class Round:
         self._values: dict[str, Bytes] = {}
         self._have: dict[str, Flags] = {}
         self.receipts: dict[str, bytes] = {}
+        self.expires_s = 0  # of all grants that were answered, once one was: other answers would not combine with them
 
     def add(self, keeper: str, answer: Answer, rows: Rows | None = None) -> None:
         """Take a keeper's answer for `rows` (all, if None). Raises ProofError when its shape is not what was asked."""
         index = np.arange(self.rows) if rows is None else rows
+        if self.expires_s not in {0, answer.header.expires_s}:
+            raise ProofError(f"keeper {keeper}: answered under another second than the others")
         if answer.components.shape != (len(self._column[keeper]), len(index), 32):
             raise ProofError(f"keeper {keeper}: answered {answer.components.shape}, asked for {len(index)} rows")
         if keeper not in self._values:
@@ -69,7 +72,7 @@ class Round:
             self._have[keeper] = np.zeros(self.rows, np.bool_)
         self._values[keeper][:, index] = answer.components
         self._have[keeper][index] = True
-        self.receipts[keeper] = answer.receipt
+        self.receipts[keeper], self.expires_s = answer.receipt, answer.header.expires_s
 
     def drop(self, keeper: str) -> None:
         """Forget what a keeper answered."""

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from anwen.client.asking import Asking, Background, Calls, all_of, first_of, told_by_most
+from anwen.client.deadline import failing
 from anwen.client.health import Health
 from anwen.client.quorum import Bytes, Flags, Report, Round, Rows, choose
 from anwen.client.transport import Transport
@@ -93,23 +94,28 @@ class Session:
 
     # --- grants and single calls -------------------------------------------------------------------------------
 
-    def grant(self, audience: str, purpose: str, body: bytes, jti: bytes | None = None) -> str:
+    def expiry_s(self) -> int:
+        """Return until when a grant made now is good."""
+        return int(self.clock()) + GRANT_LIFE_S
+
+    def grant(self, audience: str, purpose: str, body: bytes) -> str:
         """Return a grant for one recipient and this exact body. Raises PolicyError: the policy has expired."""
+        request = hashlib.sha256(body).digest()
+        return self._signed(grants.Grant(self.principal, audience, self.expiry_s(), self.random(16), purpose, request))
+
+    def _signed(self, grant: grants.Grant) -> str:
         self._check_policy()
-        expires_s, request = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest()
-        claims = grants.Grant(self.principal, audience, expires_s, jti or self.random(16), purpose, request)
-        return grants.sign(self.key, claims)
+        return grants.sign(self.key, grant)
 
     def siblings(self, op: str, purpose: str, body: bytes) -> Callable[[str], Coroutine[Any, Any, Answer]]:
         """Return what asks a keeper with grants of one `jti` and `exp`, so that all compute the same nonce base."""
-        self._check_policy()
-        expires_s, request, jti = int(self.clock()) + GRANT_LIFE_S, hashlib.sha256(body).digest(), self.random(16)
+        expires_s, request, jti = self.expiry_s(), hashlib.sha256(body).digest(), self.random(16)
         promised = _Promised.of(op, body, nonce_base(self.principal, jti, expires_s, request))
 
         def send(keeper: str) -> Coroutine[Any, Any, Answer]:
             audience = grants.keeper_audience(self.policy.vault, keeper)
             grant = grants.Grant(self.principal, audience, expires_s, jti, purpose, request)
-            return self._ask(keeper, op, grants.sign(self.key, grant), body, promised)
+            return self._ask(keeper, op, grant, body, promised)
 
         return send
 
@@ -148,12 +154,16 @@ class Session:
         while True:
             self._probe(purpose)
             try:
-                return await attempt()
+                done = await attempt()
             except RETRIED as error:
                 # at random, so that those who were sent away together do not come back together
                 wait_s = max(pause_s, error.retry_after_s or 0.0) * random.uniform(1, 2)  # noqa: S311
                 if type(error) not in RETRIED or self._closed or time.monotonic() + wait_s >= until_s:
                     raise
+                failing(error)
+            else:
+                failing(None)
+                return done
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
@@ -300,23 +310,25 @@ class Session:
         quorum.retry_after_s = max((e.retry_after_s or 0.0 for e in said.values()), default=0.0) or None
         return quorum
 
-    async def _ask(self, keeper: str, op: str, grant: str, body: bytes, promised: _Promised | None = None) -> Answer:
-        raw = await self._call(f"keeper/{keeper}", op, grant, body)
+    async def _ask(
+        self, keeper: str, op: str, grant: grants.Grant, body: bytes, promised: _Promised | None = None
+    ) -> Answer:
+        raw = await self._call(f"keeper/{keeper}", op, self._signed(grant), body)
         try:
             answer = decode_answer(raw)
         except MalformedError as error:
             raise ProofError(f"keeper {keeper}: {error}") from error
         (promised or _Promised()).check(answer, keeper)
-        self._check(answer.header, keeper, op, body)
+        self._check(answer.header, keeper, op, grant)
         least = answer.header.entry + (op != "state")
         if least > self.logged.get(keeper, (0, b""))[0]:
             self.logged[keeper] = least, answer.receipt
         return answer
 
-    def _check(self, header: Header, keeper: str, op: str, body: bytes) -> None:
-        same = (header.vault, header.keeper, header.op, header.issuer, header.request)
+    def _check(self, header: Header, keeper: str, op: str, grant: grants.Grant) -> None:
+        same = (header.vault, header.keeper, header.op, header.issuer, header.request, header.expires_s)
         issuer = issuer_hash(self.principal)
-        if same != (self.policy.vault, keeper, op, issuer, hashlib.sha256(body).digest()):
+        if same != (self.policy.vault, keeper, op, issuer, grant.request, grant.expires_s):
             raise ProofError(f"keeper {keeper}: the answer is to another request")
         if header.policy_version > self.policy.version and not self._outdated:
             self._outdated = True
@@ -359,9 +371,16 @@ class Session:
         finally:
             asking.calls.give_up()
 
-    def send(self, keeper: str, op: str, purpose: str, body: bytes, jti: bytes | None) -> Coroutine[Any, Any, Answer]:
-        """Return one request to one keeper, to be awaited; logs of several keepers are joined by the `jti`."""
-        grant = self.grant(grants.keeper_audience(self.policy.vault, keeper), purpose, body, jti)
+    def send(
+        self, keeper: str, op: str, purpose: str, body: bytes, *, jti: bytes | None = None, expires_s: int = 0
+    ) -> Coroutine[Any, Any, Answer]:
+        """Return one request to one keeper, to be awaited.
+
+        Logs of several keepers are joined by the `jti`; answers of several combine where `expires_s` is the same.
+        """
+        audience, request = grants.keeper_audience(self.policy.vault, keeper), hashlib.sha256(body).digest()
+        until_s = expires_s or self.expiry_s()
+        grant = grants.Grant(self.principal, audience, until_s, jti or self.random(16), purpose, request)
         return self._ask(keeper, op, grant, body)
 
 

@@ -11,6 +11,7 @@ Source: Naor, Pinkas, Reingold, "Distributed pseudo-random functions and KDCs", 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -20,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from anwen.crypto import prf
+from anwen.crypto.prf import PrfKey
 from anwen.errors import MalformedError
 
 CONTRIBUTION_BYTES = 32
 CHECK_VALUE_BYTES = 16
+_PAD_INPUT_BYTES = 31  # a whole block with its counter
 
 Bytes2D = npt.NDArray[np.uint8]
 
@@ -39,6 +42,11 @@ def key_sets(keepers: Sequence[str], threshold: int) -> tuple[tuple[str, ...], .
     return tuple(itertools.combinations(sorted(keepers), threshold - 1))
 
 
+def threshold_of(series: str, threshold: int) -> int:
+    """Return how many keepers hold all keys of a series between them: of masks, which all of them make, one does."""
+    return 1 if series == "mask" else threshold
+
+
 def held_by(keeper: str, keepers: Sequence[str], threshold: int) -> tuple[tuple[str, ...], ...]:
     """Return the key sets whose keys `keeper` holds: those it is not in, in the order of its component columns.
 
@@ -48,6 +56,35 @@ def held_by(keeper: str, keepers: Sequence[str], threshold: int) -> tuple[tuple[
     if keeper not in keepers:
         raise MalformedError(f"{keeper} is not one of the keepers {sorted(keepers)}")
     return tuple(key_set for key_set in key_sets(keepers, threshold) if keeper not in key_set)
+
+
+def pads(
+    key: PrfKey, issuer: str, expires_s: int, sets: tuple[tuple[str, ...], ...], inputs: Bytes2D
+) -> dict[tuple[str, ...], Bytes2D]:
+    """Return what is added to the components of each key set before a keeper answers, uint8 (n, 32); they cancel.
+
+    So components of one principal's grants that expire in the same second combine, and those of different seconds do
+    not: an answer does not keep (docs/adr/0011).
+
+    Args:
+        key: of series "mask", which every keeper holds.
+        issuer, expires_s: of the grant. sets: all of them. inputs: uint8 (n, 16 m - 1), as of the components.
+    """
+    keys = _pad_keys(key, issuer, expires_s, sets[:-1])
+    found = {s: prf.evaluate(pad_key, inputs) for s, pad_key in zip(sets, keys, strict=False)}
+    total = np.zeros((len(inputs), prf.OUTPUT_BYTES), np.uint8)
+    for pad in found.values():
+        total ^= pad
+    return found | {sets[-1]: total}
+
+
+@functools.lru_cache(256)
+def _pad_keys(key: PrfKey, issuer: str, expires_s: int, sets: tuple[tuple[str, ...], ...]) -> list[PrfKey]:
+    """Return a key for each set. Kept, as who asks often asks within a second."""
+    texts = [_typed(b"anwen-pad-1", issuer.encode(), expires_s.to_bytes(8), *map(str.encode, s)) for s in sets]
+    hashed = b"".join(hashlib.sha256(text).digest()[:_PAD_INPUT_BYTES] for text in texts)
+    secrets = prf.evaluate(key, np.frombuffer(hashed, np.uint8).reshape(len(sets), _PAD_INPUT_BYTES))
+    return [PrfKey(secret.tobytes()) for secret in secrets]
 
 
 def combine(components: Sequence[Bytes2D]) -> Bytes2D:
@@ -80,7 +117,7 @@ def extract(  # noqa: PLR0917 - each of another type or format
     """Return the 32-byte key `k_T` of a ceremony; random to all outside as long as one contribution is.
 
     Args:
-        series: "record", "index" or "prehash". number: epoch or generation.
+        series: "record", "index", "prehash" or "mask". number: epoch or generation.
         vault: 16 bytes.
         key_set: T, ascending. transcript: hash of what all parties announced: it commits to their contributions.
         contributions: 32 bytes from every holder, by keeper id.

@@ -1,11 +1,11 @@
 """CSV, NDJSON and Parquet in and out: every row read is yielded or rejected, none is dropped in silence.
 
-Rows are read lazily; a file is cut into spans, for several importing processes and for resuming.
+Rows are read lazily; a file is cut into spans, so that an import can take its rows in another order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anwen.errors import MalformedError
@@ -41,7 +41,7 @@ def _open(path: Path, file_format: FileFormat | None, columns: Columns) -> TextS
 
 def read_rows(
     path: Path,
-    span: Span | None = None,
+    spans: Sequence[Span] | None = None,
     *,
     file_format: FileFormat | None = None,
     mapping: Mapping[str, str | None] | None = None,
@@ -51,7 +51,7 @@ def read_rows(
     """Return an iterator over the rows of a file: each row is yielded as `Row` or as `Reject`, in order.
 
     Args:
-        span: the part to read, from `split` or `Span.after`; None reads all.
+        spans: the parts to read, from `split`, ascending; None reads all.
         file_format: None tells it by suffix or first bytes.
         mapping: field by column of the file; None as field leaves the column out; columns not named keep their name.
         fields: the names a field may have; None allows any.
@@ -62,23 +62,23 @@ def read_rows(
         RequestError: a Parquet file without pyarrow installed.
     """
     source = _open(path, file_format, Columns(mapping or {}, fields, required))
-    return source.read(span or source.whole)
+    return source.read([source.whole] if spans is None else spans)
 
 
-def split(path: Path, parts: int, *, file_format: FileFormat | None = None) -> list[Span]:
-    """Return at most `parts` spans of about equal size that hold every row of a file once; none are empty.
+def split(path: Path, most: int, *, file_format: FileFormat | None = None) -> tuple[list[Span], int]:
+    """Return at most `most` spans of equally many rows (the last may have fewer), and the number of rows in all.
 
-    Text files are read through once, about 1 us a row, so that no quoted line break is taken for a row's end and
-    every span knows the number of its first row; Parquet files are cut between row groups.
+    Every row is in one of them, and none is empty. Text files are read through once, about 1 us a row, so that no
+    quoted line break is taken for a row's end and every span knows the number of its first row.
     """
     source = _open(path, file_format, Columns())
-    whole = source.whole
-    step = (whole.end - whole.start) / max(parts, 1)
     starts: list[Span] = []
-    for boundary in source.boundaries():
-        if boundary.start - whole.start >= step * len(starts):
+    each = rows = 1
+    for rows, boundary in enumerate(source.boundaries(), 1):
+        if (rows - 1) % each == 0:
             starts.append(boundary)
-    if not starts:
-        return []
-    ends = [span.start for span in starts[1:]] + [whole.end]
-    return [Span(s.start, end, s.row, s.line) for s, end in zip(starts, ends, strict=True)]
+        if len(starts) > max(most, 1):
+            starts, each = starts[::2], 2 * each
+    ends = [span.start for span in starts[1:]] + [source.whole.end]
+    spans = [Span(s.start, end, s.row, s.line) for s, end in zip(starts, ends, strict=True)] if starts else []
+    return spans, rows if spans else 0

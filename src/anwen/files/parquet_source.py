@@ -5,7 +5,8 @@ No extension types (CVE-2023-47248), no file but the one named. pyarrow is impor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -87,40 +88,51 @@ class ParquetSource:
         )
 
     def boundaries(self) -> Iterator[Span]:
-        """Yield, in order, the span from each row group to the end."""
-        return (Span(start, self.whole.end, start + 1, 0) for start in self._starts)
+        """Yield, in order, the span from each row to the end."""
+        return (Span(start, self.whole.end, start + 1, 0) for start in range(self.whole.end))
 
-    def read(self, span: Span) -> Iterator[Row | Reject]:
-        """Yield every row of `span`."""
+    def read(self, spans: Sequence[Span]) -> Iterator[Row | Reject]:
+        """Yield every row of `spans`. Each row group that holds one of them is decoded from its beginning."""
         with self._opened() as file:
             for group, (first, end) in enumerate(pairwise([*self._starts, self.whole.end])):
-                if first < span.end and end > span.start:
-                    yield from self._read_group(file, group, first, span)
+                if within := deque(s for s in spans if s.start < end and s.end > first):
+                    yield from self._read_group(file, group, (first, end), within)
 
-    def _read_group(self, file: Any, group: int, first: int, span: Span) -> Iterator[Row | Reject]:
+    def _read_group(self, file: Any, group: int, bounds: tuple[int, int], left: deque[Span]) -> Iterator[Row | Reject]:
+        first = bounds[0]
         try:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
-                skip, stop = max(0, span.start - first), min(batch.num_rows, span.end - first)
-                if skip < stop:
-                    yield from self._rows(batch.slice(skip, stop - skip), first + skip)
-                first += batch.num_rows
+                end, rows = first + batch.num_rows, list[int]()
+                while left and left[0].start < end:
+                    rows += range(max(left[0].start, first) - first, min(left[0].end, end) - first)
+                    if left[0].end > end:
+                        break
+                    left.popleft()
+                if rows:
+                    yield from self._rows(batch, rows, first)
+                first = end
         except self._broken:
             raise MalformedError(f"row group {group} of the Parquet file cannot be read") from None
+        if first != bounds[1]:
+            raise MalformedError(
+                f"row group {group} of the Parquet file has another number of rows than its footer says"
+            )
 
-    def _rows(self, batch: Any, first: int) -> Iterator[Row | Reject]:
-        """Yield the rows of a batch; where it does not validate, row by row, so that only the bad ones are refused."""
+    def _rows(self, batch: Any, rows: list[int], first: int) -> Iterator[Row | Reject]:
+        """Yield some rows of a batch; where it does not validate, one by one, so that only the bad ones are refused."""
         try:
             batch.validate(full=True)
-            lists = [self._in_microseconds(column).to_pylist() for column in batch.columns]
+            taken = batch if len(rows) == batch.num_rows else batch.take(self._arrow.array(rows, "int64"))
+            lists = [self._in_microseconds(column).to_pylist() for column in taken.columns]
         except self._broken:
             if batch.num_rows == 1:
-                yield Reject(first + 1, 0, first + 1, 0, "holds bytes that do not follow the column's type")
+                yield Reject(first + 1, 0, "holds bytes that do not follow the column's type")
             else:
-                for i in range(batch.num_rows):
-                    yield from self._rows(batch.slice(i, 1), first + i)
+                for i in rows:
+                    yield from self._rows(batch.slice(i, 1), [0], first + i)
             return
-        for number, cells in enumerate(zip(*lists, strict=True), first + 1):
-            yield Row(number, 0, number, 0, by_field(self._names, cells))
+        for row, cells in zip(rows, zip(*lists, strict=True), strict=True):
+            yield Row(first + row + 1, 0, by_field(self._names, cells))
 
     def _in_microseconds(self, column: Any) -> Any:
         """Return a column whose instants have no nanoseconds: Python's datetime has none."""

@@ -37,17 +37,11 @@ class Span:
     row: int
     line: int
 
-    def after(self, done: Row | Reject) -> Span:
-        """Return what is left once `done` and all before it have been dealt with: where to resume."""
-        return Span(done.end, self.end, done.number + 1, done.end_line)
-
 
 @dataclass(slots=True)
 class _Place:
     number: int
     line: int
-    end: int
-    end_line: int
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -53,31 +53,33 @@ class TextSource(ABC):
 
     def boundaries(self) -> Iterator[Span]:
         """Yield, in order, the span from each place where the file may be split to its end. Reads the whole file."""
-        for number, (start, (line, _, _), _) in enumerate(self._records(self.whole), 1):
-            yield Span(start, self.whole.end, number, line)
-
-    def read(self, span: Span) -> Iterator[Row | Reject]:
-        """Yield every row of `span`."""
-        for number, (_, place, raw) in enumerate(self._records(span), span.row):
-            try:
-                yield Row(number, *place, self._parse(raw))
-            except MalformedError as refused:
-                yield Reject(number, *place, str(refused))
-
-    def _records(self, span: Span) -> Iterator[tuple[int, tuple[int, int, int], bytes | None]]:
-        """Yield each record but blank lines: start; line, end, line after it; bytes, or None if they are too many."""
-        end, end_line = span.start, span.line
         with self._path.open("rb") as file:
-            file.seek(end)
-            while end < span.end:
-                start, line = end, end_line
-                raw, size = _read_line(file)
-                end, end_line = start + size, line + 1
-                if self.quotes and raw is not None and raw.count(b'"') & 1:
-                    raw, lines = self._closed(file, raw, end)
-                    end, end_line = start + len(raw), line + lines
-                if raw is None or raw.strip(b"\r\n"):
-                    yield start, (line, end, end_line), raw
+            for number, (start, line, _) in enumerate(self._records(file, self.whole), 1):
+                yield Span(start, self.whole.end, number, line)
+
+    def read(self, spans: Sequence[Span]) -> Iterator[Row | Reject]:
+        """Yield every row of `spans`."""
+        with self._path.open("rb") as file:
+            for span in spans:
+                for number, (_, line, raw) in enumerate(self._records(file, span), span.row):
+                    try:
+                        yield Row(number, line, self._parse(raw))
+                    except MalformedError as refused:
+                        yield Reject(number, line, str(refused))
+
+    def _records(self, file: BinaryIO, span: Span) -> Iterator[tuple[int, int, bytes | None]]:
+        """Yield start and line of each record but blank lines, and its bytes, or None if they are too many."""
+        end, end_line = span.start, span.line
+        file.seek(end)
+        while end < span.end:
+            start, line = end, end_line
+            raw, size = _read_line(file)
+            end, end_line = start + size, line + 1
+            if self.quotes and raw is not None and raw.count(b'"') & 1:
+                raw, lines = self._closed(file, raw, end)
+                end, end_line = start + len(raw), line + lines
+            if raw is None or raw.strip(b"\r\n"):
+                yield start, line, raw
 
     def _closed(self, file: BinaryIO, raw: bytes, end: int) -> tuple[bytes, int]:
         """Return `raw` with the lines up to the closing quote, and their number; `raw` alone where that is no row."""

@@ -1,6 +1,6 @@
 """A keeper's answer: a signed header, then components. The header alone is evidence and receipt (docs/spec/answer.md).
 
-``header 216 B | Ed25519 signature 64 B | nonce base 20 B | component columns``. The header holds hashes of the
+``header 224 B | Ed25519 signature 64 B | nonce base 20 B | component columns``. The header holds hashes of the
 component columns and never the components, so that showing it to others gives no part of any key away.
 
 Pure.
@@ -23,7 +23,7 @@ MAGIC = b"ANWA"
 COMPONENT_BYTES = 32
 NONCE_BASE_BYTES = 20
 SIGNATURE_BYTES = 64
-_HEADER = struct.Struct(">4s16s16s16s32s32s32s32sIIIQQII")
+_HEADER = struct.Struct(">4s16s16s16s32s32s32s32sIIIQQQII")
 HEADER_BYTES = _HEADER.size
 RECEIPT_BYTES = HEADER_BYTES + SIGNATURE_BYTES
 NAME_BYTES = 16
@@ -46,6 +46,7 @@ class Header:
     policy_version: int
     epoch: int
     generation: int
+    expires_s: int  # of the grant that was answered: components of one second have the same pads (`dprf.pads`)
     time_ms: int
     entry: int  # index of this request's entry in the keeper's log
     rows: int  # rows of each component column
@@ -59,7 +60,7 @@ class Header:
         try:
             return _HEADER.pack(
                 MAGIC, self.vault, _name(self.keeper), _name(self.op), *hashes, self.policy_version, self.epoch,
-                self.generation, self.time_ms, self.entry, self.rows, self.columns,
+                self.generation, self.expires_s, self.time_ms, self.entry, self.rows, self.columns,
             )  # fmt: skip
         except struct.error as error:
             raise MalformedError("answer header: an integer does not fit") from error

@@ -28,7 +28,6 @@ from anwen.keeper import statement
 from anwen.keeper.folder import Disk, Identity, KeyFile
 from anwen.model import Policy
 
-SERIES = ("record", "index", "prehash")
 STEPS = {
     "state": (), "abandon": ("transcript",), "announce": ("abandons",), "reveal": ("announces",),
     "confirm": ("reveals",), "open": ("confirms",),
@@ -119,13 +118,13 @@ class Ceremony:
         self._discard(policy, series, number, abandons)
         classic, lattice = X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()
         public = lattice.public_key().public_bytes_raw() + classic.public_key().public_bytes_raw()
-        names = self._held(policy, self._identity.keeper)
+        names = self._held(policy, series, self._identity.keeper)
         contributions = {name: self._random(dprf.CONTRIBUTION_BYTES) for name in names}
         me = self._identity.keeper
         commitments = {name: self._commit(c, series, number, me, name) for name, c in contributions.items()}
         message = self._sign(
-            "announce", series, number, keepers=list(policy.keepers), threshold=policy.threshold, hpke=public.hex(),
-            commitments=commitments,
+            "announce", series, number, keepers=list(policy.keepers),
+            threshold=dprf.threshold_of(series, policy.threshold), hpke=public.hex(), commitments=commitments,
         )  # fmt: skip
         key = HpkeKey(lattice, classic)
         self._sessions[series, number] = _Session(series, number, key, contributions, message)
@@ -158,13 +157,13 @@ class Ceremony:
             raise ProofError("another set of announcements was revealed to")
         if session.revealed:
             return session.revealed
-        sealed = {}
+        sealed, threshold = {}, dprf.threshold_of(series, policy.threshold)
         for keeper, content in contents.items():
             about, commitments = (content.get("keepers"), content.get("threshold")), content.get("commitments")
-            agreed = about == (list(policy.keepers), policy.threshold)
-            if not agreed or not isinstance(commitments, dict) or list(commitments) != self._held(policy, keeper):
+            agreed, held = about == (list(policy.keepers), threshold), self._held(policy, series, keeper)
+            if not agreed or not isinstance(commitments, dict) or list(commitments) != held:
                 raise ProofError(f"keeper {keeper}: announced other keepers or key sets than the policy's")
-            shared = b"".join(session.contributions[name] for name in self._shared(policy, keeper))
+            shared = b"".join(session.contributions[name] for name in self._shared(policy, series, keeper))
             if keeper != self._identity.keeper:
                 info = _info(transcript, self._identity.keeper, keeper)
                 sealed[keeper] = _sealed_to(keeper, content.get("hpke"), shared, info)
@@ -183,7 +182,7 @@ class Ceremony:
                 given[keeper] = self._opened(policy, session, keeper, content)
         transcript = _hash([session.transcript.hex(), *reveals])
         secrets = {}
-        for key_set in dprf.held_by(me, list(policy.keepers), policy.threshold):
+        for key_set in _held_by(policy, series, me):
             name = set_name(key_set)
             parts = {keeper: part[name] for keeper, part in given.items() if name in part}
             # over the announcements, which commit to every part: who reveals last, and may seal his parts anew as often
@@ -205,7 +204,7 @@ class Ceremony:
         known = {name: (self._identity.keeper, check.hex()) for name, check in keys.checks.items()}
         for keeper, content in statement.verify_all(policy, confirms, "confirm", **about).items():
             checks = content.get("checks")
-            if not isinstance(checks, dict) or list(checks) != self._held(policy, keeper):
+            if not isinstance(checks, dict) or list(checks) != self._held(policy, series, keeper):
                 raise ProofError(f"keeper {keeper}: confirmed other key sets than its own")
             for name, check in checks.items():
                 first, expected = known.setdefault(name, (keeper, check))
@@ -217,7 +216,7 @@ class Ceremony:
 
     def _opened(self, policy: Policy, session: _Session, keeper: str, content: dict[str, Any]) -> dict[str, bytes]:
         """Return what another keeper contributed to the keys that both hold."""
-        names = self._shared(policy, keeper)
+        names = self._shared(policy, session.series, keeper)
         try:
             sealed = bytes.fromhex(content["sealed"][self._identity.keeper])
             joined = _SUITE.decrypt(sealed, session.key, _info(session.transcript, keeper, self._identity.keeper))
@@ -247,12 +246,12 @@ class Ceremony:
             raise ConflictError(f"keeper {self._identity.keeper}: no ceremony of {series} {number} is under way")
         return session
 
-    def _held(self, policy: Policy, keeper: str) -> list[str]:
-        return [set_name(s) for s in dprf.held_by(keeper, list(policy.keepers), policy.threshold)]
+    def _held(self, policy: Policy, series: str, keeper: str) -> list[str]:
+        return [set_name(s) for s in _held_by(policy, series, keeper)]
 
-    def _shared(self, policy: Policy, keeper: str) -> list[str]:
-        theirs = set(self._held(policy, keeper))
-        return [name for name in self._held(policy, self._identity.keeper) if name in theirs]
+    def _shared(self, policy: Policy, series: str, keeper: str) -> list[str]:
+        theirs = set(self._held(policy, series, keeper))
+        return [name for name in self._held(policy, series, self._identity.keeper) if name in theirs]
 
     def _commit(self, contribution: bytes, series: str, number: int, keeper: str, name: str) -> str:
         if len(contribution) != dprf.CONTRIBUTION_BYTES:
@@ -266,6 +265,10 @@ class Ceremony:
     def _confirmation(self, keys: KeyFile) -> str:
         checks = {name: check.hex() for name, check in keys.checks.items()}
         return self._sign("confirm", keys.series, keys.number, transcript=keys.transcript.hex(), checks=checks)
+
+
+def _held_by(policy: Policy, series: str, keeper: str) -> tuple[tuple[str, ...], ...]:
+    return dprf.held_by(keeper, list(policy.keepers), dprf.threshold_of(series, policy.threshold))
 
 
 def _hash(texts: list[object]) -> bytes:
@@ -288,6 +291,6 @@ def _sealed_to(keeper: str, text: object, shared: bytes, info: bytes) -> str:
 
 def _series_of(request: Mapping[str, object]) -> tuple[str, int]:
     series, number = request["series"], request["number"]
-    if not isinstance(series, str) or series not in SERIES or type(number) is not int or not 1 <= number < 2**32:
-        raise MalformedError(f"expected a series of {SERIES} and a number from 1")
+    if not isinstance(series, str) or series not in files.SERIES or type(number) is not int or not 1 <= number < 2**32:
+        raise MalformedError(f"expected a series of {files.SERIES} and a number from 1")
     return series, number

@@ -72,7 +72,7 @@ class Keeper:
         self._ceremony = Ceremony(identity, folder, disk, random)
         self._witness = Witness(identity, folder / "seen", disk, clocks.wall)
         self.witnessed = Witnessed(identity, self.log, peers, clocks)
-        self._shares = Shares(folder, self._state)
+        self._shares = Shares(folder, self._state, identity.keeper, policy)
         self._public_keys = functools.lru_cache(4096)(grants.load_public_key)
         self._audience = grants.keeper_audience(policy.vault, identity.keeper)
         self._stopped: AnwenError | None = UnavailableError(f"keeper {identity.keeper} has not heard from a peer yet")
@@ -106,8 +106,8 @@ class Keeper:
         return keeper
 
     def _recover(self) -> None:
-        # Windows are a day long, and nothing is served before the clock has reached the last entry.
-        self.log.recover(2, self._state.replay)
+        # Windows are some minutes longer than a day; nothing is served before the clock has reached the last entry.
+        self.log.recover(3, self._state.replay)
         if self._state.policy_version > self.policy.version:
             raise RollbackError(f"policy {self.policy.version}; the log has {self._state.policy_version}")
         for (series, number), transcript in self._state.opened.items():
@@ -284,11 +284,12 @@ class Keeper:
     ) -> bytes:  # fmt: skip
         version, epoch, generation = stated
         components = evaluate(keys, work)
+        self._shares.mask(components, work, grant)
         header = answer.Header(
             vault=self.policy.vault, keeper=self.identity.keeper, op=op, issuer=answer.issuer_hash(grant.issuer),
             request=grant.request, root=work.root, components=answer.column_hashes(components),
-            policy_version=version, epoch=epoch, generation=generation, time_ms=t_ms, entry=index,
-            rows=components.shape[1], columns=components.shape[0],
+            policy_version=version, epoch=epoch, generation=generation, expires_s=grant.expires_s, time_ms=t_ms,
+            entry=index, rows=components.shape[1], columns=components.shape[0],
         )  # fmt: skip
         return answer.encode_answer(header, self.identity.key, work.nonce_base, components)
 

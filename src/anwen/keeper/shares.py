@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anwen.crypto import prf
+from anwen.crypto import dprf, prf
+from anwen.crypto.grants import Grant
 from anwen.crypto.prf import PrfKey
 from anwen.errors import StorageError, UnavailableError
 from anwen.formats.answer import COMPONENT_BYTES
 from anwen.keeper import folder as files
 from anwen.keeper.requests import Work
 from anwen.keeper.state import State
+from anwen.model import Policy
 
 Held = Sequence[tuple[PrfKey, ...]]
 """For each part of a request the keys of its series, in the order of the answer's component columns."""
@@ -24,8 +26,9 @@ Held = Sequence[tuple[PrfKey, ...]]
 class Shares:
     """Keys of all opened series."""
 
-    def __init__(self, folder: Path, state: State) -> None:
-        self._folder, self._state = folder, state
+    def __init__(self, folder: Path, state: State, keeper: str, policy: Policy) -> None:
+        self._folder, self._state, shape = folder, state, (list(policy.keepers), policy.threshold)
+        self._sets, self._columns = dprf.key_sets(*shape), dprf.held_by(keeper, *shape)
         self._keys: dict[tuple[str, int], tuple[PrfKey, ...]] = {}
 
     def load(self, series: str, number: int, transcript: bytes) -> None:
@@ -37,10 +40,27 @@ class Shares:
 
     def held(self, work: Work) -> Held:
         """Return the keys for each part of a request. Raises UnavailableError before a series' first ceremony."""
-        for series, _ in work.inputs:
-            if (series, self._state.number(series)) not in self._keys:
-                raise UnavailableError(f"no ceremony of series {series} was held yet")
-        return [self._keys[series, self._state.number(series)] for series, _ in work.inputs]
+        if work.inputs:
+            self._current("mask")  # without pads nothing is answered
+        return [self._current(series) for series, _ in work.inputs]
+
+    def _current(self, series: str) -> tuple[PrfKey, ...]:
+        keys = self._keys.get((series, self._state.number(series)))
+        if keys is None:
+            raise UnavailableError(f"no ceremony of series {series} was held yet")
+        return keys
+
+    def mask(self, components: npt.NDArray[np.uint8], work: Work, grant: Grant) -> None:
+        """Add the pads of the grant's principal and second to components: only with others' of that second they join.
+
+        Not to hashes, which give no value away and are compared at any time.
+        """
+        start = 0
+        for _, inputs in () if work.only_hashes else work.inputs:
+            (key,), rows = self._current("mask"), slice(start, start := start + len(inputs))
+            pads = dprf.pads(key, grant.issuer, grant.expires_s, self._sets, inputs)
+            for column, key_set in enumerate(self._columns):
+                components[column, rows] ^= pads[key_set]
 
 
 def evaluate(keys: Held, work: Work) -> npt.NDArray[np.uint8]:

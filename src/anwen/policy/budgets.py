@@ -1,8 +1,8 @@
 """Budgets as one keeper counts them: sliding windows, per principal and per collection.
 
-A keeper enforces `floor(B / (n - t + 1))` (`Policy.keeper_budget`). Each opening needs answers of t keepers, and
-t - 1 corrupt ones never count, so at least one of the n - t + 1 honest ones charges each subject: together
-they let at most B through a window, from when a thief began (docs/adr/0010, tests/policy/test_bound.py).
+A keeper enforces `floor(B / (n - t + 1))` (`Policy.keeper_budget`). Each opening needs answers of t keepers within
+`JOIN_S`, and t - 1 corrupt ones never count, so at least one of the n - t + 1 honest ones charges each subject:
+together they let at most B through a window (docs/adr/0011, tests/policy/test_bound.py).
 
 Pure: no clock. The caller passes the time in seconds; a time before the latest one counts as the latest, so a
 clock that is set back makes windows longer, never shorter. A clock far ahead keeps charges for as long.
@@ -20,6 +20,9 @@ from anwen.errors import BudgetError
 from anwen.model import Budget, Counter, Policy
 
 HOUR_S, DAY_S = 3_600, 86_400
+JOIN_S = 180
+"""Answers combine under one `exp`, which is good for 120 s at each keeper's clock, and these differ by 60 s at most. A
+keeper's windows are longer by that: all charges for what opens within an hour lie in one window of each keeper."""
 BY_SUBJECT = frozenset({Counter.OPEN, Counter.LIST, Counter.WRITE, Counter.DELETE})
 """Counters of distinct subjects; the others are plain sums."""
 
@@ -123,11 +126,11 @@ Owner = str | int
 
 def _limited(counter: Counter, limits: Budget, held: Mapping[str, Any]) -> dict[str, Any]:
     """Return the windows of one owner and counter under these limits, with what `held` ones have seen."""
-    windows = dict(held) or {"day": (SubjectWindow if counter in BY_SUBJECT else SumWindow)(0, DAY_S)}
+    windows = dict(held) or {"day": (SubjectWindow if counter in BY_SUBJECT else SumWindow)(0, DAY_S + JOIN_S)}
     windows["day"].limit = limits.per_day
     hour = windows.pop("hour", None)
     if limits.per_hour < limits.per_day:  # else what fits the day fits the hour: half the memory and time of an import
-        windows = {"hour": windows["day"].tail(HOUR_S) if hour is None else hour, **windows}
+        windows = {"hour": windows["day"].tail(HOUR_S + JOIN_S) if hour is None else hour, **windows}
         windows["hour"].limit = limits.per_hour
     return windows
 

@@ -79,13 +79,15 @@ padding.MIN_PADDED_BYTES = 1
 """,
     ),
     "one-share": Break(
-        "clients take one component for F(x), so that a single keeper's shares open rows",
+        "clients take one component for F(x), and keepers add no pads, so that a single keeper's shares open rows",
         "keeper",
         "people, at most 0: no value, index key, DEK",
-        "client",
+        "both",
         """
 import numpy as np
 import anwen.client.quorum as quorum
+import anwen.crypto.dprf as dprf
+dprf.pads = lambda key, issuer, expires_s, sets, inputs: dict.fromkeys(sets, np.uint8(0))
 true_values = quorum.Round.values
 def values(self):
     total, contradicted, doubled = true_values(self)
@@ -140,6 +142,17 @@ true_expire = budgets._Window.expire
 def expire(self, now):
     return true_expire(self, now - now % self.window_s + self.window_s - 1e-6)
 budgets._Window.expire = expire
+""",
+    ),
+    "answers-keep": Break(
+        "keepers add no pads, so that answers of different moments combine",
+        "key, prepared",
+        "people, at most 200",
+        "keeper",
+        """
+import numpy as np
+import anwen.crypto.dprf as dprf
+dprf.pads = lambda key, issuer, expires_s, sets, inputs: dict.fromkeys(sets, np.uint8(0))
 """,
     ),
     "share-of-all": Break(

@@ -16,11 +16,9 @@ import numpy as np
 
 from anwen.client import rounds
 from anwen.client.finding import Query, token_table
-from anwen.client.opening import stack
 from anwen.client.rows import Cell
 from anwen.client.session import Session
 from anwen.crypto import blind_index, prf_input
-from anwen.crypto.dprf import held_by
 from anwen.errors import AnwenError
 from anwen.formats import normalise, wire
 from anwen.model import Counter
@@ -42,12 +40,13 @@ class _Prober:
     purpose: str
     row: Cell  # of which rows to put are made up
     queries: Sequence[Query]  # sorted, as keepers want them
+    shares: Shares
     had: dict[tuple[int, tuple[str, ...]], bytes] = field(default_factory=dict, repr=False)  # by query and key set
     answered: Counts[str] = field(default_factory=Counts)  # queries, by operation
 
     async def ask(self, keeper: str, op: str, places: Sequence[int]) -> None:
         """Ask one keeper for K_w of queries, as long as it answers: half as many each time it refuses."""
-        policy, size, at = self.session.policy, FIRST_BATCH, 0
+        size, at = FIRST_BATCH, 0
         while size and at < len(places):
             part = sorted(places[at : at + size])
             body = await self._body(op, [self.queries[i] for i in part])
@@ -58,8 +57,8 @@ class _Prober:
                 continue
             at += len(part)
             self.answered[op] += len(part)
-            for column, key_set in enumerate(held_by(keeper, list(policy.keepers), policy.threshold)):
-                values = answer.components[column][-len(part) :]  # those of a put's cells come first
+            found = self.shares.without_pads(answer, self.session.principal, self.inputs(part))
+            for key_set, values in found.items():
                 self.had |= {(i, key_set): value.tobytes() for i, value in zip(part, values, strict=True)}
 
     async def _body(self, op: str, queries: Sequence[Query]) -> bytes:
@@ -71,19 +70,23 @@ class _Prober:
         salt = self.session.random(wire.SALT_BYTES)
         return wire.encode("index", salt, {"generation": generation}, {"tokens": token_table(queries)})
 
-    def keys(self, shares: Shares) -> dict[int, bytes]:
-        """Return K_w of each query of which all components are known, by its place."""
-        table = token_table(self.queries)
+    def inputs(self, places: Sequence[int]) -> Bytes2D:
+        """Return the PRF inputs of some queries."""
+        table = token_table([self.queries[i] for i in places])
         collection, of, normaliser = (table[name].astype(np.uint64) for name in ("collection", "field", "normaliser"))
-        inputs = prf_input.index_inputs(collection, of, normaliser, 1, stack([q.token for q in self.queries], 32))
-        missing = [key_set for key_set in shares.sets if key_set not in shares.held]
+        return prf_input.index_inputs(collection, of, normaliser, 1, np.asarray(table["token"], np.uint8))
+
+    def keys(self) -> dict[int, bytes]:
+        """Return K_w of each query of which all components are known, by its place."""
+        inputs = self.inputs(range(len(self.queries)))
+        missing = [key_set for key_set in self.shares.sets if key_set not in self.shares.held]
         found = {}
         for i in range(len(self.queries)):
             if all((i, key_set) in self.had for key_set in missing):
                 others: dict[tuple[str, ...], Bytes2D] = {
                     s: np.frombuffer(self.had[i, s], np.uint8).reshape(1, -1) for s in missing
                 }
-                found[i] = shares.values(inputs[i : i + 1], others).tobytes()
+                found[i] = self.shares.values(inputs[i : i + 1], others).tobytes()
         return found
 
 
@@ -101,7 +104,8 @@ async def probe(scene: Scene, cast: Cast, dump: Sequence[Cell], theft: Theft) ->
         tokens = [blind_index.token(key, value) for value in values]
         queries = sorted(Query(schema.id, of.id, of.index == "unique", token) for token in tokens)
         order = sorted(range(len(queries)), key=lambda i: queries[i].token != tokens[0])  # one who is there comes first
-        prober = _Prober(vault.session, purpose, row, queries)
+        shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "index")
+        prober = _Prober(vault.session, purpose, row, queries, shares)
         # beside the stolen shares one keeper's answer is enough: each is asked for values of its own first
         honest = [k for k in scene.policy.keepers if k != STOLEN]
         for i, keeper in enumerate(honest):
@@ -109,7 +113,7 @@ async def probe(scene: Scene, cast: Cast, dump: Sequence[Cell], theft: Theft) ->
             places = order[at:] + order[:at]
             await prober.ask(keeper, "put", places[:few])
             await prober.ask(keeper, "index", places[few:])
-    keys = prober.keys(Shares(scene.policy, [scene.path("keeper", STOLEN)], "index"))
+    keys = prober.keys()
     labels = labels_of(scene)
     there = sum(blind_index.labels(k_w, 0, 1)[0] in labels for k_w in keys.values())
     theft.must(len(keys) <= budget, f"{len(keys)} values of {name} were answered for, at most {budget} in an hour")

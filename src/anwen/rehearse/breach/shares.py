@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from anwen.client.opening import stack
 from anwen.client.rows import Cell
-from anwen.crypto import prf, prf_input
-from anwen.crypto.dprf import key_sets
+from anwen.crypto import dprf, prf, prf_input
 from anwen.crypto.prf import PrfKey
+from anwen.formats.answer import Answer
 from anwen.formats.normalise import NORMALISER_VERSION
 from anwen.model import Policy
 
@@ -25,12 +25,20 @@ class Shares:
 
     def __init__(self, policy: Policy, folders: Sequence[Path], series: str, number: int = 1) -> None:
         """Read the key files of stolen folders."""
-        self.sets = key_sets(list(policy.keepers), policy.threshold)
+        self._policy, self.sets = policy, dprf.key_sets(list(policy.keepers), policy.threshold)
         self.held: dict[tuple[str, ...], PrfKey] = {}
+        self.mask: PrfKey | None = None
         for folder in folders:
-            content = json.loads((folder / "keys" / f"{series}-{number}.keys").read_bytes())
-            for name, secret in content["keys"].items():
-                self.held[tuple(name.split("+"))] = PrfKey(bytes.fromhex(secret))
+            for name, key in _keys(folder, f"{series}-{number}").items():
+                self.held[tuple(name.split("+"))] = key
+            (self.mask,) = _keys(folder, "mask-1").values()
+
+    def without_pads(self, answer: Answer, principal: str, inputs: Bytes2D) -> dict[tuple[str, ...], Bytes2D]:
+        """Return a keeper's components of its answer's last rows, as any keeper that knows the pads has them."""
+        if self.mask is None:
+            return answered(self._policy, answer, len(inputs))
+        pads = dprf.pads(self.mask, principal, answer.header.expires_s, self.sets, inputs)
+        return {s: column ^ pads[s] for s, column in answered(self._policy, answer, len(inputs)).items()}
 
     @property
     def complete(self) -> bool:
@@ -58,6 +66,17 @@ class Shares:
                 if chosen >> i & 1:
                     total ^= component
             yield total
+
+
+def _keys(folder: Path, series: str) -> dict[str, PrfKey]:
+    content = json.loads((folder / "keys" / f"{series}.keys").read_bytes())
+    return {name: PrfKey(bytes.fromhex(secret)) for name, secret in content["keys"].items()}
+
+
+def answered(policy: Policy, answer: Answer, rows: int) -> dict[tuple[str, ...], Bytes2D]:
+    """Return the components of an answer's last rows, by key set: they have the pads of its principal and second."""
+    held = dprf.held_by(answer.header.keeper, list(policy.keepers), policy.threshold)
+    return {key_set: column[-rows:] for key_set, column in zip(held, answer.components, strict=True)}
 
 
 def inputs_of(cells: Sequence[Cell], epoch: int = 1) -> Bytes2D:
