@@ -125,7 +125,7 @@ class Keepers:
     def secrets(self) -> dict[str, list[bytes]]:
         """Return the measured keeper's secrets by series, for the oracle."""
         found = {}
-        for series in ("record", "index"):
+        for series in ("record", "index", "mask"):
             keys = read_keys(self.folder.path / "keepers" / KEEPER, series, 1)
             assert keys is not None
             found[series] = list(keys.secrets.values())

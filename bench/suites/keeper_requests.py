@@ -122,13 +122,27 @@ def oracle(secret: bytes, inputs: np.ndarray) -> np.ndarray:
 
 
 def is_right(request: Request, answered: bytes, secrets: dict[str, list[bytes]]) -> bool:
-    """Return whether every component of an answer is what the oracle says. `secrets`: by series."""
-    answer = decode_answer(answered)
+    """Return whether every component of an answer of keeper a is what the oracle says. `secrets`: by series."""
+    answer, (mask,) = decode_answer(answered), secrets["mask"]
     for i in range(answer.header.columns):
-        expected = [oracle(secrets[series][i], inputs) for series, inputs in _inputs(request, answer.nonce_base)]
+        expected = [
+            oracle(secrets[series][i], inputs) ^ _pads(mask, request, inputs)[i]
+            for series, inputs in _inputs(request, answer.nonce_base)
+        ]
         if not np.array_equal(np.concatenate(expected), answer.components[i]):
             return False
     return answer.header.columns == len(secrets["record"])
+
+
+def _pads(mask: bytes, request: Request, inputs: np.ndarray) -> list[np.ndarray]:
+    """Return the pads over the components of key sets b and c, of 2 of 3 (docs/spec/prf.md)."""
+    grant, of = grants.parse(request.grant)[0], []
+    for member in ("a", "b"):
+        parts = [b"anwen-pad-1", grant.issuer.encode(), grant.expires_s.to_bytes(8), member.encode()]
+        text = len(parts).to_bytes(4) + b"".join(len(part).to_bytes(4) + part for part in parts)
+        about = np.frombuffer(hashlib.sha256(text).digest()[:31], np.uint8)
+        of.append(oracle(oracle(mask, about[None, :]).tobytes(), inputs))
+    return [of[1], of[0] ^ of[1]]
 
 
 def _inputs(request: Request, base: bytes) -> list[tuple[str, np.ndarray]]:
