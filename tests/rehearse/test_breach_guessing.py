@@ -12,7 +12,7 @@ MEASURED = {  # the least of a run at this size or a larger one below the next f
 }
 FLOORS = [
     (rows, store, column) for rows, floors in WORKS.items() for column, pair in floors.items()
-    for store, floor in zip((DETERMINISTIC, ORDER), pair, strict=True) if floor
+    for store, floor in zip((DETERMINISTIC, ORDER), pair, strict=True)
 ]  # fmt: skip
 
 

@@ -13,12 +13,12 @@ from anwen.rehearse.breach.theft import Theft
 
 DETERMINISTIC, ORDER, OURS = "deterministic", "order-preserving", "Anwen"
 WORKS = {
-    5_000: {"sex": (0.99, 0.99), "given_name": (0.08, 0.15), "surname": (0.02, 0.03), "birth_year": (0.02, 0.0)},
+    5_000: {"sex": (0.99, 0.99), "given_name": (0.08, 0.15), "surname": (0.02, 0.03)},
     100_000: {"given_name": (0.18, 0.3), "surname": (0.03, 0.22), "birth_year": (0.06, 0.06)},
 }
 """By number of rows, from which on: the least share of rows that a working attacker recovers of each column, from
 deterministic tags and from order-preserving codes; whoever does not is no measure of anything. Two thirds of what he
-won, more or less."""
+won, more or less. Of few rows a year of birth is guessed as well: from 1.7 to 2.8 % by chance."""
 
 
 def steal(scene: Scene, people: Fresh) -> tuple[Theft, list[dict[str, object]]]:
