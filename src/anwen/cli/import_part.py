@@ -22,7 +22,7 @@ from anwen.cli.import_state import ImportFolder, PartState, Plan, Taken
 from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.errors import AnwenError, ConflictError, OverloadedError, StorageError, place
+from anwen.errors import AnwenError, ConflictError, StorageError, place
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
@@ -30,7 +30,6 @@ UNDER_WAY = 2
 PATIENT = Timing(deadline_s=600.0, request_s=120.0)
 """Nobody waits for one batch: databases that have just started, or share a small machine, may take their time."""
 
-OVERLOADED_TRIES = 7
 Tell = Callable[[int, PartState], None]
 
 
@@ -132,11 +131,7 @@ class PartImport:
         if not rows:
             return []
         values = [{self.renamed.get(k, k): v for k, v in r.values.items()} for r in rows]
-        for attempt in range(OVERLOADED_TRIES):
-            try:
-                return await vault.put_many(self.job.plan.collection, values)
-            except OverloadedError as error:  # nothing was done yet
-                await asyncio.sleep(error.retry_after_s or 0.25 * 2**attempt)
+        # Once, as the library asks again by itself for as long: another call would make other records of the same rows.
         return await vault.put_many(self.job.plan.collection, values)
 
     async def _settle(self, batch: _Batch, skipped: list[tuple[int, int]]) -> None:

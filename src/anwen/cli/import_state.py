@@ -32,8 +32,9 @@ T = TypeVar("T")
 Taken = Row | Reject
 PART_ROWS, PART_BYTES = 65_536, 2**25
 """Rows that a part holds at most, and about how many bytes of the file: they are in memory while it is under way."""
-MOST_SPANS = 65_536
-"""A file of no more rows is shuffled row by row, one of twice as many in pairs of neighbours, and so on."""
+MOST_SPANS = 2**18
+"""A file of no more rows is dealt row by row, one of twice as many in pairs of neighbours, and so on."""
+REJECTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Plan:
 
     def cut(self, processes: int) -> Plan:
         """Return the plan with its parts: at least as many as processes, each with spans from all over the file."""
-        spans, rows = split(Path(self.file), MOST_SPANS, file_format=self.file_format)
+        spans, rows, size = split(Path(self.file), MOST_SPANS, file_format=self.file_format)
         secrets.SystemRandom().shuffle(spans)
-        count = min(max(processes, -(-rows // PART_ROWS), -(-self.size // PART_BYTES)), len(spans))
+        count = min(max(processes, -(-rows // PART_ROWS), -(-size // PART_BYTES)), len(spans))
         parts = tuple(tuple(sorted(spans[i::count], key=lambda s: s.row)) for i in range(count))
         return dataclasses.replace(self, seed=secrets.token_hex(16), rows=rows, parts=parts)
 
@@ -156,22 +157,27 @@ class ImportFolder:
 
         Returns: whether there are any.
         """
-        parts = [p for p in map(self.rejects_of, range(len(plan.parts))) if p.exists()]
-        lines = [f"{line}\n" for part in parts for line in part.read_text().splitlines()]
+        parts = [p for p in map(self.rejects_of, range(len(plan.parts))) if p.exists() and p.stat().st_size]
         self.rejects.unlink(missing_ok=True)
-        if lines:
+        if parts:
             joined = self.path / "joined"
             joined.touch(0o600)
-            with joined.open("w") as target:
-                target.writelines(sorted(lines, key=_row_of))
+            with joined.open("wb") as target:
+                for first in range(1, plan.rows + 1, REJECTS_AT_ONCE):
+                    found = [found for part in parts for found in _lines(part, first, first + REJECTS_AT_ONCE)]
+                    target.writelines(line for _, line in sorted(found))
             joined.replace(self.rejects)
         (self.path / "plan.json").unlink()  # whoever holds the lock removes the rest
-        return bool(lines)
+        return bool(parts)
 
 
-def _row_of(line: str) -> int:
-    """Return which row a line of a rejects file is about."""
-    return int(json.loads(line)["row"])
+def _lines(rejects: Path, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield those lines of a part's rejects that are about rows from `first` to before `end`, with the row."""
+    with rejects.open("rb") as file:
+        for line in file:
+            row = int(json.loads(line)["row"])
+            if first <= row < end:
+                yield row, line
 
 
 def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> T:

@@ -212,6 +212,9 @@ class Asking:
         rows = np.setdiff1d(rows, self.asked[keeper])
         if keeper in self.failed or not len(rows):
             return False
+        if self.session.clock() >= self.expires_s - 1:  # answers to later grants would not combine with those there are
+            self.failed[keeper] = UnavailableError("the time of this round is over")
+            return False
         jti = None if len(self.asked[keeper]) else self.jti  # a keeper takes a jti once
         self.asked[keeper] = np.union1d(self.asked[keeper], rows)
         body = self.body_for(rows)

@@ -16,8 +16,8 @@ from anwen.errors import AnwenError, UnavailableError, place
 
 Error = TypeVar("Error", bound=AnwenError)
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
-_failed: ContextVar[dict[str, AnwenError]] = ContextVar("failed")
-"""Of the call at work: what failed last and is being tried again. Its tasks share one dict."""
+_failed: ContextVar[list[str] | None] = ContextVar("failed", default=None)
+"""Of the call at work: why what is being tried again failed last, if it did. Its tasks share one list."""
 
 
 def bare(error: Error) -> Error:
@@ -27,16 +27,15 @@ def bare(error: Error) -> Error:
 
 
 def failing(error: AnwenError | None) -> None:
-    """Note what is tried again, for the error that tells of it when time runs out; or that it came to an end."""
-    noted = _failed.get({})
-    noted.clear()
-    if error is not None:
-        noted["last"] = type(error)(str(error))  # without its frames
+    """Note why something is tried again, for the error that tells of it when time runs out; or that it was done."""
+    noted = _failed.get()
+    if noted is not None:
+        noted[:] = [] if error is None else [str(error)]
 
 
 def bounded(method: Method) -> Method:
-    """Return a vault's method that ends within `Timing.deadline_s`: if need be, with the class of what failed last of
-    all that it tries again, else with an UnavailableError.
+    """Return a vault's method that ends within `Timing.deadline_s`, with an UnavailableError if need be, which says
+    what failed before if it was tried again. Its class is no narrower one: those say that nothing was carried out.
 
     Of an error that is no AnwenError its class and place are told, as an AnwenError.
     """
@@ -45,19 +44,22 @@ def bounded(method: Method) -> Method:
     async def within(vault: Any, *args: Any, **named: Any) -> Any:
         deadline_s, work = vault.session.timing.deadline_s, method(vault, *args, **named)
         told: AnwenError
-        noted: dict[str, AnwenError] = {}
-        _failed.set(noted)
+        outer = _failed.get()
+        noted: list[str] = [] if outer is None else outer  # a call within another tells that one
+        before = _failed.set(noted)
         try:
             async with asyncio.timeout(deadline_s):
                 return await work
         except TimeoutError:
-            last = noted.get("last", UnavailableError("it was at work"))
-            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s: {last}"
-            told = type(last)(f"{what}; a write may have been carried out all the same")
+            why = "".join(f": {said}" for said in noted)
+            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s{why}"
+            told = UnavailableError(f"{what}; a write may have been carried out all the same")
         except AnwenError as error:
             told = error
         except Exception as error:  # noqa: BLE001 - raised below, without what it may hold
             told = AnwenError(place(error))
+        finally:
+            _failed.reset(before)
         raise bare(told)
 
     return cast("Method", within)

@@ -65,8 +65,8 @@ def read_rows(
     return source.read([source.whole] if spans is None else spans)
 
 
-def split(path: Path, most: int, *, file_format: FileFormat | None = None) -> tuple[list[Span], int]:
-    """Return at most `most` spans of equally many rows (the last may have fewer), and the number of rows in all.
+def split(path: Path, most: int, *, file_format: FileFormat | None = None) -> tuple[list[Span], int, int]:
+    """Return at most `most` spans of equally many rows (the last may have fewer), and the numbers of rows and bytes.
 
     Every row is in one of them, and none is empty. Text files are read through once, about 1 us a row, so that no
     quoted line break is taken for a row's end and every span knows the number of its first row.
@@ -81,4 +81,4 @@ def split(path: Path, most: int, *, file_format: FileFormat | None = None) -> tu
             starts, each = starts[::2], 2 * each
     ends = [span.start for span in starts[1:]] + [source.whole.end]
     spans = [Span(s.start, end, s.row, s.line) for s, end in zip(starts, ends, strict=True)] if starts else []
-    return spans, rows if spans else 0
+    return spans, rows if spans else 0, source.size_bytes

@@ -53,7 +53,10 @@ def _is_plain(arrow: Any, kind: Any, levels: int = DEPTH) -> bool:
 
 
 class ParquetSource:
-    """One Parquet file; `whole` is the span of all its rows. Schema and footer are checked at once."""
+    """One Parquet file; `whole` is the span of all its rows, `size_bytes` what it holds uncompressed.
+
+    Schema and footer are checked at once.
+    """
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._arrow = pyarrow()
@@ -72,6 +75,7 @@ class ParquetSource:
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         if any(g.num_rows < 0 or not 0 <= g.total_byte_size <= GROUP_BYTES for g in groups):
             raise MalformedError(f"expected row groups of at most {GROUP_BYTES} bytes, uncompressed")
+        self.size_bytes = sum(g.total_byte_size for g in groups)
         self._starts = list(accumulate((g.num_rows for g in groups), initial=0))
         rows = self._starts.pop()
         if rows != metadata.num_rows:

@@ -45,7 +45,8 @@ class TextSource(ABC):
             raise MalformedError("expected a file in UTF-8, got UTF-16 or UTF-32; save it as UTF-8")
         # a mark at the very start tells the encoding and nothing else (spreadsheets write it); anywhere else it is an
         # invisible character, and refused with its row
-        self.whole = Span(len(BOM) if head.startswith(BOM) else 0, path.stat().st_size, 1, 1)
+        self.size_bytes = path.stat().st_size
+        self.whole = Span(len(BOM) if head.startswith(BOM) else 0, self.size_bytes, 1, 1)
 
     @abstractmethod
     def _parse(self, raw: bytes | None) -> dict[str, object]:
