@@ -22,8 +22,8 @@ from anwen.model import Budget, Counter, Policy
 HOUR_S, DAY_S = 3_600, 86_400
 JOIN_S = 240
 """Answers combine under one `exp`, which is good for 120 s at each keeper's clock. Those of three keepers differ by
-120 s at most, where two are cut off from each other. A keeper's windows are longer by that: all charges for what opens within
-an hour lie in one window of each keeper."""
+120 s at most, where two are cut off from each other. A keeper's windows are longer by that: all charges for what
+opens within an hour lie in one window of each keeper."""
 BY_SUBJECT = frozenset({Counter.OPEN, Counter.LIST, Counter.WRITE, Counter.DELETE})
 """Counters of distinct subjects; the others are plain sums."""
 
