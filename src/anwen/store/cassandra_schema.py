@@ -101,7 +101,7 @@ async def _make_table(session: Session, name: str, columns: str) -> None:
     table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"anwen/{session.keyspace}/{name}")
     await session.define(
         f"CREATE TABLE IF NOT EXISTS {session.keyspace}.{name} ({columns}) "
-        f"WITH ID = {table_id} AND speculative_retry = 'MIN(99p,50ms)'"
+        f"WITH ID = {table_id} AND speculative_retry = 'MIN(99p,20ms)'"
     )
 
 
