@@ -15,6 +15,9 @@ from functools import cached_property
 RENDITION = 0x8000
 """Bit that turns a class id into the id of its rendition (`contact` 2, `contact.masked` 0x8002)."""
 
+SERIES = ("record", "index", "prehash", "mask")
+"""What keepers make keys of, each in a ceremony of its own (docs/architecture.md)."""
+
 INDEX_CLASS = 0x7FFF
 """Class id of `_index`: the tokens of a row's indexed fields, for re-indexing. In every collection."""
 

@@ -15,10 +15,9 @@ from typing import IO, Any, Self
 
 from anwen.errors import ConflictError, ProofError, UnavailableError
 from anwen.formats import policy_chain
-from anwen.keeper.folder import SERIES as SERIES  # noqa: PLC0414 - for those above
 from anwen.keeper.folder import read_identity, read_policy_documents
 from anwen.keeper.peers import PeerCall, Peers
-from anwen.model import Policy
+from anwen.model import SERIES, Policy
 from anwen.vault_folder import VaultFolder
 
 START_S, CEREMONY_S = 60.0, 30.0
@@ -169,7 +168,7 @@ async def run_ceremony(series: str, number: int, peers: Mapping[str, PeerCall]) 
     """Make and open one series' keys at all keepers, or finish what an earlier run left.
 
     Args:
-        series: one of `SERIES`. number: 1; later ones need officers' signatures.
+        series: one of `model.SERIES`. number: 1; later ones need officers' signatures.
         peers: all keepers of the policy, by id.
 
     Raises:

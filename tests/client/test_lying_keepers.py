@@ -168,7 +168,7 @@ def test_a_keeper_that_is_asked_too_late_for_a_round_is_asked_in_the_next(rig, p
 
 HEADER = {
     "vault": bytes(16), "keeper": "zzz", "op": "delete", "issuer": bytes(32), "request": bytes(32), "root": b"\1" * 32,
-    "components": bytes(32), "policy_version": FAR, "epoch": 7, "generation": 7, "time_ms": 2**63, "entry": 2**63,
+    "components": bytes(32), "policy_version": FAR, "epoch": 7, "generation": 7, "expires_s": 7, "time_ms": 2**63, "entry": 2**63,
     "rows": 0, "columns": 0,
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Laws of a round: any t keepers give the same value, and a liar is outvoted or at least seen."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -140,6 +141,18 @@ def test_parts_of_a_round_from_different_keepers_fit_together():
     values, _, doubled = found.values()
     assert (values == truth.total).all()
     assert not doubled.any()
+
+
+def test_an_answer_to_a_grant_of_another_second_is_refused():
+    """It has other pads: taken for one of this round, it would accuse an honest keeper."""
+    truth = Truth(3, 2, 4)
+    found, late = truth.round(), truth.says("b", np.arange(4))
+    found.add("a", truth.says("a", np.arange(4)))
+    late = dataclasses.replace(late, header=dataclasses.replace(late.header, expires_s=late.header.expires_s + 1))
+    with pytest.raises(ProofError, match="keeper b: answered under another second"):
+        found.add("b", late)
+    assert len(found.uncovered()) == 4
+    assert found.disputes() is None
 
 
 def test_an_answer_of_another_shape_is_refused():

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from anwen.crypto import dprf, grants
 from anwen.errors import UnavailableError
 from anwen.formats import answer, policy_chain, wire
-from anwen.keeper.folder import SERIES, Disk, make_identity
+from anwen.keeper.folder import Disk, make_identity
 from anwen.keeper.service import Keeper
 from anwen.keeper.side import Block, Kind, subject_digest
 from anwen.model import (
+    SERIES,
     Budget,
     Collection,
     Counter,

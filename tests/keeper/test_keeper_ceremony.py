@@ -11,6 +11,7 @@ from keeper_rig import Crash, CutDisk, Disk, People, Rig
 from anwen.errors import AnwenError, ConflictError, DeniedError, MalformedError, ProofError, UnavailableError
 from anwen.keeper import ceremony, statement
 from anwen.keeper import folder as files
+from anwen.model import SERIES
 from anwen.supervisor import run_ceremony
 
 
@@ -39,11 +40,11 @@ async def test_holders_of_a_set_have_one_key_and_nobody_has_all(rig):
 
 
 async def test_series_and_repetitions_have_different_keys(rig, tmp_path):
-    for series in files.SERIES:
+    for series in SERIES:
         await rig.ceremony(series)
     again = await Rig(tmp_path / "again").start()
     folders = [*(rig.path(i) for i in rig.ids), *(again.path(i) for i in rig.ids)]
-    secrets = {s for f in folders for n in files.SERIES for s in files.read_keys(f, n, 1).secrets.values()}
+    secrets = {s for f in folders for n in SERIES for s in files.read_keys(f, n, 1).secrets.values()}
     assert len(secrets) == 2 * (3 + 3 + 3 + 1)
     await again.close()
 

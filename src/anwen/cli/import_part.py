@@ -113,11 +113,11 @@ class PartImport:
                 if self.stopped():
                     break
                 batch = rows[start : start + size]
-                places = [i for i, r in enumerate(batch, start) if isinstance(r, Row) and not _within(skipped, i)]
+                wanted = {i: r for i, r in enumerate(batch, start) if isinstance(r, Row) and not _within(skipped, i)}
                 self.state.asked = max(self.state.asked, start + len(batch))
                 self.folder.save(self.part, self.state)  # before sending: what may be stored is known after a crash
-                wanted = [row for row in (rows[i] for i in places) if isinstance(row, Row)]
-                under_way.append(_Batch(start, batch, places, asyncio.create_task(self._put(vault, wanted))))
+                outcome = asyncio.create_task(self._put(vault, list(wanted.values())))
+                under_way.append(_Batch(start, batch, list(wanted), outcome))
                 if len(under_way) > UNDER_WAY - 1:
                     await self._settle(under_way.popleft(), skipped)
             while under_way:

@@ -17,6 +17,7 @@ from anwen.cli import failures, output
 from anwen.cli.settings import PATH, Settings, cli, format_of, format_option, settings_of, to_option
 from anwen.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
 from anwen.formats.policy_schema import ENGINES
+from anwen.model import SERIES
 from anwen.vault_folder import SINGLE_MACHINE, Shape, VaultFolder
 
 NEXT = """vault {name} in {folder}: {collections}
@@ -76,11 +77,9 @@ def ceremony(settings: Settings, keeper: Path) -> None:
     """
     policy = asyncio.run(supervisor.hold_ceremonies(keeper))
     if settings.json:
-        output.emit({"series": list(supervisor.SERIES), "keepers": list(policy.keepers)})
+        output.emit({"series": list(SERIES), "keepers": list(policy.keepers)})
     else:
-        click.echo(
-            f"{policy.name}: keepers {', '.join(policy.keepers)} hold the keys of {', '.join(supervisor.SERIES)}"
-        )
+        click.echo(f"{policy.name}: keepers {', '.join(policy.keepers)} hold the keys of {', '.join(SERIES)}")
 
 
 @cli.command("up")

@@ -68,7 +68,7 @@ def read_rows(
 def split(path: Path, most: int, *, file_format: FileFormat | None = None) -> tuple[list[Span], int, int]:
     """Return at most `most` spans of equally many rows (the last may have fewer), and the numbers of rows and bytes.
 
-    Every row is in one of them, and none is empty. Text files are read through once, about 1 us a row, so that no
+    Every row is in one of them, and none is empty. Text files are read through once, about 2 us a row, so that no
     quoted line break is taken for a row's end and every span knows the number of its first row.
     """
     source = _open(path, file_format, Columns())

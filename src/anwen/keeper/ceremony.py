@@ -26,7 +26,7 @@ from anwen.errors import ConflictError, DeniedError, MalformedError, ProofError
 from anwen.keeper import folder as files
 from anwen.keeper import statement
 from anwen.keeper.folder import Disk, Identity, KeyFile
-from anwen.model import Policy
+from anwen.model import SERIES, Policy
 
 STEPS = {
     "state": (), "abandon": ("transcript",), "announce": ("abandons",), "reveal": ("announces",),
@@ -291,6 +291,6 @@ def _sealed_to(keeper: str, text: object, shared: bytes, info: bytes) -> str:
 
 def _series_of(request: Mapping[str, object]) -> tuple[str, int]:
     series, number = request["series"], request["number"]
-    if not isinstance(series, str) or series not in files.SERIES or type(number) is not int or not 1 <= number < 2**32:
-        raise MalformedError(f"expected a series of {files.SERIES} and a number from 1")
+    if not isinstance(series, str) or series not in SERIES or type(number) is not int or not 1 <= number < 2**32:
+        raise MalformedError(f"expected a series of {SERIES} and a number from 1")
     return series, number

@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from anwen.errors import ConflictError, MalformedError, PolicyError, StorageError
 
 PRIVATE = 0o600
-SERIES = ("record", "index", "prehash", "mask")
-"""What a vault's keepers make keys of."""
 
 
 class Disk:

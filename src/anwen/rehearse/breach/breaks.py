@@ -21,6 +21,12 @@ class Break:
     code: str
 
 
+_NO_PADS = """
+import numpy as np
+import anwen.crypto.dprf as dprf
+dprf.pads = lambda key, issuer, expires_s, sets, inputs: dict.fromkeys(sets, np.uint8(0))
+"""
+
 BREAKS: Mapping[str, Break] = {
     "open-door": Break(
         "a service answers a guessed path",
@@ -83,11 +89,9 @@ padding.MIN_PADDED_BYTES = 1
         "keeper",
         "people, at most 0: no value, index key, DEK",
         "both",
-        """
-import numpy as np
+        _NO_PADS
+        + """
 import anwen.client.quorum as quorum
-import anwen.crypto.dprf as dprf
-dprf.pads = lambda key, issuer, expires_s, sets, inputs: dict.fromkeys(sets, np.uint8(0))
 true_values = quorum.Round.values
 def values(self):
     total, contradicted, doubled = true_values(self)
@@ -149,11 +153,7 @@ budgets._Window.expire = expire
         "key, prepared",
         "people, at most 200",
         "keeper",
-        """
-import numpy as np
-import anwen.crypto.dprf as dprf
-dprf.pads = lambda key, issuer, expires_s, sets, inputs: dict.fromkeys(sets, np.uint8(0))
-""",
+        _NO_PADS,
     ),
     "share-of-all": Break(
         "each keeper enforces B·t/n, as if none were the thief's",

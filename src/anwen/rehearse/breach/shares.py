@@ -21,7 +21,7 @@ Bytes2D = npt.NDArray[np.uint8]
 
 
 class Shares:
-    """What some keepers hold of one series: a key for each key set that any of them is not in."""
+    """What some keepers, or none, hold of one series: a key for each key set that any of them is not in."""
 
     def __init__(self, policy: Policy, folders: Sequence[Path], series: str, number: int = 1) -> None:
         """Read the key files of stolen folders."""
@@ -34,11 +34,13 @@ class Shares:
             (self.mask,) = _keys(folder, "mask-1").values()
 
     def without_pads(self, answer: Answer, principal: str, inputs: Bytes2D) -> dict[tuple[str, ...], Bytes2D]:
-        """Return a keeper's components of its answer's last rows, as any keeper that knows the pads has them."""
+        """Return the components of an answer's last rows, as far as these keepers can: those of none leave pads on."""
+        held = dprf.held_by(answer.header.keeper, list(self._policy.keepers), self._policy.threshold)
+        found = {key_set: column[-len(inputs) :] for key_set, column in zip(held, answer.components, strict=True)}
         if self.mask is None:
-            return answered(self._policy, answer, len(inputs))
+            return found
         pads = dprf.pads(self.mask, principal, answer.header.expires_s, self.sets, inputs)
-        return {s: column ^ pads[s] for s, column in answered(self._policy, answer, len(inputs)).items()}
+        return {key_set: column ^ pads[key_set] for key_set, column in found.items()}
 
     @property
     def complete(self) -> bool:
@@ -71,12 +73,6 @@ class Shares:
 def _keys(folder: Path, series: str) -> dict[str, PrfKey]:
     content = json.loads((folder / "keys" / f"{series}.keys").read_bytes())
     return {name: PrfKey(bytes.fromhex(secret)) for name, secret in content["keys"].items()}
-
-
-def answered(policy: Policy, answer: Answer, rows: int) -> dict[tuple[str, ...], Bytes2D]:
-    """Return the components of an answer's last rows, by key set: they have the pads of its principal and second."""
-    held = dprf.held_by(answer.header.keeper, list(policy.keepers), policy.threshold)
-    return {key_set: column[-rows:] for key_set, column in zip(held, answer.components, strict=True)}
 
 
 def inputs_of(cells: Sequence[Cell], epoch: int = 1) -> Bytes2D:

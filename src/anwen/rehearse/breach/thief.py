@@ -22,13 +22,12 @@ from anwen.client.opening import Request
 from anwen.client.records import Record
 from anwen.client.rows import Cell, open_cell
 from anwen.crypto import grants
-from anwen.crypto.dprf import key_sets
 from anwen.errors import AnwenError, BudgetError, OpenError
 from anwen.model import Counter
 from anwen.policy.budgets import DAY_S, HOUR_S, JOIN_S
 from anwen.rehearse.breach.cast import Cast, Reader, budget_of
 from anwen.rehearse.breach.scene import STOLEN, Scene
-from anwen.rehearse.breach.shares import Bytes2D, Shares, answered, inputs_of
+from anwen.rehearse.breach.shares import Bytes2D, Shares, inputs_of
 from anwen.rehearse.breach.theft import Theft
 
 FIRST_BATCH = 64
@@ -49,7 +48,7 @@ class Thief:
 
     scene: Scene
     reader: Reader
-    shares: Shares | None = None
+    shares: Shares  # of stolen keepers; of none without
     opened: dict[str, float] = field(default_factory=dict)  # when each person was opened, by handle
     answered: set[tuple[str, str]] = field(default_factory=set)  # keeper and hash of every request that it answered
     requests: int = 0
@@ -63,14 +62,12 @@ class Thief:
         self.vault = self.scene.connect(reader.principal, reader.purpose)
         self.session, self.purpose = self.vault.session, reader.purpose
         self._class = policy.collections[reader.collection].class_named[reader.class_name].id
-        keepers, holders = list(policy.keepers), policy.threshold
-        self._keepers = [k for k in keepers if self.shares is None or k != STOLEN]
-        self._sets = key_sets(keepers, holders)
+        self._keepers = [k for k in policy.keepers if not self.shares.held or k != STOLEN]
 
     async def rob(self, records: Sequence[Record]) -> None:
         """Open as many of these as keepers let him at this moment: in batches, then one by one."""
         left = [r for r in records if r.subject not in self.opened]
-        needed = 1 if self.shares else self.scene.policy.threshold
+        needed = 1 if self.shares.held else self.scene.policy.threshold
         groups = list(itertools.combinations(sorted(self._keepers), needed))
         plan = {k: [r for i, r in enumerate(left) if k in groups[i % len(groups)]] for k in self._keepers}
         await asyncio.gather(*(self._ask(k, plan[k]) for k in plan))
@@ -107,10 +104,7 @@ class Thief:
             self.refused += 1
             return False
         self.answered.add((keeper, hashlib.sha256(body).hexdigest()))
-        if self.shares:
-            found = self.shares.without_pads(answer, self.session.principal, inputs_of(cells))
-        else:
-            found = answered(self.scene.policy, answer, len(cells))
+        found = self.shares.without_pads(answer, self.session.principal, inputs_of(cells))
         for row, record in enumerate(records):
             for at in (second, 0):
                 self._asked.setdefault((record.id, at), set()).add(keeper)
@@ -121,18 +115,15 @@ class Thief:
 
     def _combine(self, record: Record, had: dict[KeySet, bytes]) -> None:
         """Open a record, if all its components are known: of one second, or as they come."""
-        mine, cell = set(self.shares.held) if self.shares else set(), record.cells[self._class]
-        if set(self._sets) <= mine | set(had) and record.subject not in self.opened:
+        cell = record.cells[self._class]
+        if set(self.shares.sets) <= {*self.shares.held, *had} and record.subject not in self.opened:
             with contextlib.suppress(OpenError):  # a component was wrong, or of another second
                 open_cell(self.scene.policy.vault, cell, self._value(cell, had))
                 self.opened[record.subject] = self.scene.now()
 
     def _value(self, cell: Cell, had: dict[KeySet, bytes]) -> bytes:
         known: dict[KeySet, Bytes2D] = {s: np.frombuffer(v, np.uint8).reshape(1, -1) for s, v in had.items()}
-        if self.shares:
-            return self.shares.values(inputs_of([cell]), known).tobytes()
-        total: Bytes2D = np.bitwise_xor.reduce(np.vstack(list(known.values())))
-        return total.tobytes()
+        return self.shares.values(inputs_of([cell]), known).tobytes()
 
     async def prepare(self, records: Sequence[Record], each: int) -> None:
         """Keep answers that open nobody, hour by hour; in the last of them one more for each would open all.
@@ -166,10 +157,10 @@ async def steal(scene: Scene, cast: Cast, *, with_keeper: bool, hours: int) -> T
     """
     whose = cast.reader
     budget = budget_of(scene.policy, whose.principal, Counter.OPEN)
-    shares = Shares(scene.policy, [scene.path("keeper", STOLEN)], "record") if with_keeper else None
+    shares = Shares(scene.policy, [scene.path("keeper", STOLEN)] if with_keeper else [], "record")
     theft = Theft(
         "key and keeper" if with_keeper else "key",
-        f"the key of {whose.principal}" + (f" and the shares of keeper {STOLEN}, which never counts" if shares else ""),
+        f"the key of {whose.principal}" + f" and the shares of keeper {STOLEN}, which never counts" * with_keeper,
         budget.per_hour, f"at most {budget.per_hour} people in any hour and {budget.per_day} in any day",
         "rehearse/breach/thief.py",
     )  # fmt: skip
@@ -206,7 +197,7 @@ async def steal_prepared(scene: Scene, cast: Cast) -> Theft:
         "key, prepared", f"the key of {whose.principal}, and {policy.threshold} hours", budget.per_hour,
         f"at most {budget.per_hour} people in any hour", "rehearse/breach/thief.py",
     )  # fmt: skip
-    thief = Thief(scene, whose)
+    thief = Thief(scene, whose, Shares(scene.policy, [], "record"))
     try:
         await thief.prepare(await whose.some(thief.vault, keepers * each), each)
     finally:
