@@ -21,7 +21,7 @@ from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
 from anwen.formats.policy_schema import ENGINES
-from anwen.formats.wire import AT_LEAST, STORE_COUNTS
+from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE, NO_STANDBY, STORE_COUNTS
 
 DPO = ("--as", "dpo", "--json")
 
@@ -93,6 +93,23 @@ async def test_nodes_count_one_after_another_and_a_cut_count_is_called_at_least(
         assert check.text.startswith("at least 4,000,000 records")
         assert check.level == "ok"
         assert "clock -0.0 s" in check.text or "clock +0.0 s" in check.text  # 0.3 s of counting are no offset
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "expected"),
+    [
+        ("postgresql", ("fsync=on", "synchronous_standby_names=b"), [("ok", "store of node a")]),
+        ("postgresql", (f"synchronous_standby_names={NO_STANDBY}", "fsync=on"), [("warn", "store of node a")]),
+        ("cassandra", (f"member a={MEMBER_WHOLE}", f"member b={MEMBER_WHOLE}"), [("ok", "store of node a")]),
+        ("cassandra", (f"member a={MEMBER_WHOLE}", "member b=down"), [("ok", "store of node a"), ("warn", "members, node a")]),
+        ("sqlite", (), [("fail", "store of node a")]),
+    ],
+)  # fmt: skip
+def test_what_a_node_says_of_its_store_is_warned_of(engine, settings, expected):
+    state = inspecting.StoreState(1, 0, engine, {}, settings)
+    found = doctor_services.store_lines("postgresql" if engine == "sqlite" else engine, "a", state)
+    assert [(check.level, check.what) for check in found] == expected
+    assert all("b down" in check.text for check in found if check.what.startswith("members"))
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ from anwen.cli import failures
 from anwen.cli.rights import opens
 from anwen.cli.settings import Settings
 from anwen.client import inspecting
+from anwen.client.inspecting import StoreState
 from anwen.client.records import Record
 from anwen.client.session import Session
 from anwen.client.spot_check import spot_check
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, GrantError, UnavailableError
-from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE
+from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE, NO_STANDBY
 from anwen.model import KeeperInfo, NodeInfo, Policy
 from anwen.net.connection import Pool
 from anwen.vault_folder import VaultFolder
@@ -229,16 +230,24 @@ async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[
     found = [
         _in_step(what, f"{text}, {state.counts['size_bytes'] / 2**20:,.1f} MiB", policy, state.policy_version, offset)
     ]
-    wrong = state.engine != policy.engine
-    said = f"{state.engine}: {', '.join(state.settings)}" + (f"; the policy names {policy.engine}" if wrong else "")
-    found.append(Check("fail" if wrong else "ok", f"store of node {info.id}", said))
-    members = [(name, value) for name, _, value in (s.partition("=") for s in state.settings) if name[:7] == "member "]
-    if lacking := [f"{name} {value}" for name, value in members if value != MEMBER_WHOLE]:
-        said = f"{', '.join(lacking)}: wait, or repair, before anything else is stopped"
-        found.append(Check("warn", f"members, node {info.id}", said))
+    found += store_lines(policy.engine, info.id, state)
     if state.counts["unverified"]:
         said = f"{state.counts['unverified']:,} rows were written with a keeper down: no two compared"
         found.append(Check("warn", f"rows of node {info.id}", said))
+    return found
+
+
+def store_lines(engine: str, node: str, state: StoreState) -> list[Check]:
+    """Return what a node says of the settings of its store and of its members. `engine`: the policy's."""
+    what, said = f"store of node {node}", f"{state.engine}: {', '.join(state.settings)}"
+    if state.engine != engine:
+        return [Check("fail", what, f"{said}; the policy names {engine}")]
+    level: Literal["ok", "warn"] = "warn" if any(s.endswith(NO_STANDBY) for s in state.settings) else "ok"
+    found = [Check(level, what, said)]
+    members = [(name, value) for name, _, value in (s.partition("=") for s in state.settings) if name[:7] == "member "]
+    if lacking := [f"{name} {value}" for name, value in members if value != MEMBER_WHOLE]:
+        said = f"{', '.join(lacking)}: wait, or repair, before anything else is stopped"
+        found.append(Check("warn", f"members, node {node}", said))
     return found
 
 

@@ -135,6 +135,9 @@ STORE_COUNTS = ("records", "rows", "postings", "unverified", "size_bytes")
 MEMBER_WHOLE = "whole"
 """Among a node's settings, "member PLACE": this, if that member of the store reaches every copy of a row."""
 
+NO_STANDBY = "none: a switch-over now loses what was acknowledged last"
+"""Among a node's settings, "synchronous_standby_names": this, where one of several servers waits for no other."""
+
 AT_LEAST = "counts=at least"
 """Among a node's settings: it stopped counting, and the store holds more."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anwen.errors import AnwenError, OverloadedError, StorageError, UnavailableError
+from anwen.formats.wire import NO_STANDBY
 from anwen.store import postgresql_link, postgresql_read, postgresql_schema, postgresql_write
 from anwen.store.base import Hit, PutResult, PutRow, Statistics, StoredRow
 
@@ -38,8 +39,8 @@ async def connect(settings: Mapping[str, object], folder: Path) -> PostgresqlSto
     except BaseException:
         await pool.close()
         raise
-    if found["synchronous_standby_names"] == postgresql_schema.NO_STANDBY:
-        log.warning("store postgresql: synchronous_standby_names: %s", postgresql_schema.NO_STANDBY)
+    if found["synchronous_standby_names"] == NO_STANDBY:
+        log.warning("store postgresql: synchronous_standby_names: %s", NO_STANDBY)
     return PostgresqlStore(pool)
 
 

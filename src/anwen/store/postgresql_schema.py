@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from anwen.errors import PolicyError, StorageError
+from anwen.formats.wire import NO_STANDBY
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 FORMAT = "anwen store 1"
@@ -20,7 +21,6 @@ OPTIONS = ("-c enable_seqscan=off", "-c jit=off")
 
 _WEAK = {"fsync": {"off"}, "synchronous_commit": {"off"}, "full_page_writes": {"off"}}
 _WEAK_BEFORE_STANDBYS = {"synchronous_commit": {"local"}}
-NO_STANDBY = "none: a switch-over now loses what was acknowledged last"
 _REPORTED = ("server_version", *_WEAK, "synchronous_standby_names", "data_checksums")
 
 # sealed bytes do not compress: EXTERNAL saves the attempt
