@@ -6,6 +6,7 @@ and tests, and the policy has to say so (`single_machine = true`).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import socket
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -119,7 +120,10 @@ class VaultFolder:
         return file
 
     def publish(self, signed: SignedPolicy) -> Path:
-        """Keep the next signed version beside the others. Running keepers and nodes have to be given it too."""
+        """Keep the next signed version beside the others. Running keepers and nodes have to be given it too.
+
+        Raises: ConflictError: somebody signed that version before. StorageError: it was not kept.
+        """
         path = self.path / "policy" / f"{signed.policy.version:04}.json"
         _write(path, policy_chain.encode_signed(signed))
         return path
@@ -258,17 +262,38 @@ def _free_ports(count: int) -> Sequence[int]:
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make a file, whole or not at all. Raises ConflictError: it is there. StorageError."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(path.parent) as folder:
+            partial.unlink(missing_ok=True)  # under the lock nobody writes it: a crash left it
+            try:
+                fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                # commit point: a crash before it leaves a name that nobody reads, and the next try removes
+                os.link(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+            os.fsync(folder)
     except FileExistsError as error:
         raise ConflictError(f"{path}: exists") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Give the block an open folder that nobody else holds through here."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 __all__ = [

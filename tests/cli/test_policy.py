@@ -2,11 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from tests.e2e.conftest import running
 
 from anwen.cli.failures import OK, REQUEST
+from anwen.errors import ConflictError
+from anwen.formats import policy_chain
+from anwen.formats.policy_chain import SignedPolicy
 from anwen.vault_folder import VaultFolder
 
 
@@ -101,6 +106,59 @@ def test_officers_sign_up_to_the_quorum_and_edits_in_between_drop_signatures(anw
     assert not (vault / "vault.toml.signatures.json").exists()
     stranger = anwen("policy", "sign", "--officer", vault / "principals" / "dpo.key", "--yes", vault=vault)
     assert stranger.code == REQUEST
+
+
+CUT = """
+import os, resource, signal, sys
+from anwen.formats import policy_chain
+from anwen.vault_folder import VaultFolder
+
+how, folder, draft = sys.argv[1], VaultFolder(sys.argv[2]), open(sys.argv[3], "rb").read()
+
+def pause(*_):
+    print("here", flush=True)
+    sys.stdin.read()
+
+if how == "full":  # of a disk that takes some bytes
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+else:  # just before the name appears
+    os.link = pause
+folder.publish(policy_chain.decode_signed(draft))
+"""
+
+
+@pytest.mark.parametrize("how", ["full", "killed"])
+def test_a_version_whose_writing_was_cut_off_is_not_there_and_is_signed_again(anwen, vault, tmp_path, how):
+    def sign(n):
+        return anwen("policy", "sign", "--officer", vault / "officers" / f"officer{n}.key", "--yes", vault=vault)
+
+    assert anwen("policy", "next", vault=vault).code == OK
+    assert sign(1).code == OK
+    draft = vault / "vault.toml.signatures.json"
+    command = [sys.executable, "-c", CUT, how, vault, draft]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        if how == "killed":
+            assert process.stdout.readline() == b"here\n"
+            process.kill()
+        assert (process.wait(30) != 0, b"File too large" in process.stderr.read()) == (True, how == "full")
+    assert VaultFolder(vault).policy().version == 1
+    assert anwen("policy", "show", vault=vault).code == OK
+    assert sign(2).code == OK
+    assert VaultFolder(vault).policy().version == 2
+    assert sorted(p.name for p in (vault / "policy").iterdir()) == ["0001.json", "0002.json"]
+
+
+def test_of_two_who_make_a_version_at_once_one_is_told_and_nothing_is_overwritten(anwen, vault):
+    assert anwen("policy", "next", vault=vault).code == OK
+    assert anwen("policy", "sign", "--officer", vault / "officers" / "officer1.key", "--yes", vault=vault).code == OK
+    signed = policy_chain.decode_signed((vault / "vault.toml.signatures.json").read_bytes())
+    published = VaultFolder(vault).publish(signed)
+    before = published.read_bytes()
+    with pytest.raises(ConflictError, match="exists"):
+        VaultFolder(vault).publish(SignedPolicy(signed.policy, {}))
+    assert published.read_bytes() == before
+    assert sorted(p.name for p in (vault / "policy").iterdir()) == ["0001.json", "0002.json"]
 
 
 def test_publish_gives_keepers_and_nodes_what_they_lack(anwen, vault):
