@@ -21,7 +21,7 @@ import anwen as library
 from anwen import vault_folder
 from anwen.backup import archive
 from anwen.cli import main
-from anwen.cli.failures import INTEGRITY, OK, REQUEST
+from anwen.cli.failures import INTEGRITY, OK, REQUEST, UNAVAILABLE
 from anwen.errors import MalformedError, NotFoundError, StorageError
 from anwen.store.copying import BULK, columns
 from anwen.store.sqlite import SqliteStore
@@ -139,6 +139,17 @@ def spoil_with_its_manifest(path):
     content = json.loads(manifest.read_bytes())
     content["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest.write_text(json.dumps(content))
+
+
+def test_a_drill_with_nothing_to_open_says_so(tmp_path, capsys):
+    folder = make(tmp_path)
+    with running(folder):
+        assert anwen(folder.path, "backup", tmp_path / "b") == OK
+        assert "no rows at all" in capsys.readouterr().err
+        assert anwen(folder.path, "backup", "drill", tmp_path / "b", "--as", CLERK[0], "--purpose", CLERK[1]) == REQUEST
+    said = capsys.readouterr().err
+    assert "no record to open: the backup holds none of which purpose casework opens a class" in said
+    assert "internal" not in said
 
 
 # --- what a backup holds ---------------------------------------------------------------------------------------------
@@ -267,6 +278,24 @@ async def test_rows_that_the_manifest_does_not_count_right_undo_the_whole_restor
         assert [batch async for batch in store.dump()] == []
     await archive.restore(archive.read(kept[1]), store, kept[0].policy().vault)
     await store.close()
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_backup_of_a_store_that_is_not_there_is_none_and_makes_no_store(kept, tmp_path, left, capsys):
+    """A mistyped path, a disk that is not mounted: what is empty for that reason would pass for a backup."""
+    folder = fresh(kept, tmp_path)
+    store = folder.path / "store" / "anwen.sqlite"
+    if left is not None:
+        store.write_bytes(left)
+        store.chmod(0o600)
+    for vault in (folder.path, folder.path / "nodes" / "a"):
+        assert anwen(vault, "backup", tmp_path / "none") == (REQUEST if left is None else UNAVAILABLE)
+        assert "anwen.sqlite: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert left is not None or list(store.parent.iterdir()) == []
+    assert anwen(folder.path, "restore", kept[1]) == OK
+    assert anwen(folder.path, "backup", tmp_path / "now") == OK
+    capsys.readouterr()
 
 
 def test_a_target_that_is_there_is_left_alone(kept, copy):

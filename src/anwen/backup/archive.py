@@ -47,9 +47,11 @@ class Backup:
         return {n: about["rows"] for part in PARTS for n, about in self.files[part].items() if about["rows"]}
 
     def table(self, name: str) -> Iterator[list[Row]]:
-        """Yield a table's rows, many at a time. Raises MalformedError, StorageError."""
+        """Yield a table's rows, many at a time; none of a table without any. Raises MalformedError, StorageError."""
         path = self.folders["bulk" if name in BULK else "wraps"] / name
-        kinds, left = columns(name), self.rows()[name]
+        kinds, left = columns(name), self.rows().get(name, 0)
+        if not left:
+            return
         try:
             with path.open("rb") as file:
                 while left:
@@ -271,9 +273,12 @@ async def restore(backup: Backup, store: Copying, vault: bytes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(policy: Policy, node: Path) -> AsyncIterator[Copying]:
-    """Open the store of the node that lives in a folder. Raises PolicyError, NotFoundError, StorageError."""
-    store = await copying.connect(policy.engine, _settings(node), node)
+async def opened(policy: Policy, node: Path, *, make: bool = False) -> AsyncIterator[Copying]:
+    """Open the store of the node that lives in a folder. Raises PolicyError, NotFoundError, StorageError.
+
+    `make`: whether a SQLite file is made where none is; a copy of what is not there would pass for one of a store.
+    """
+    store = await copying.connect(policy.engine, _settings(node), node, make=make)
     try:
         yield store
     finally:

@@ -17,6 +17,7 @@ from anwen.backup.archive import Backup
 from anwen.client.spot_check import spot_check
 from anwen.client.transport import Transport
 from anwen.client.vault import AsyncVault
+from anwen.errors import NotFoundError
 from anwen.node.service import Node
 from anwen.store.sqlite import SqliteStore
 
@@ -51,10 +52,13 @@ class Inside:
 async def drill(backup: Backup, vault: AsyncVault, count: int, scratch: Path) -> Drilled:
     """Load a backup into `scratch`, open all that the vault's purpose opens of `count` records drawn from it.
 
-    Raises: what `archive.restore` does. BudgetError, GrantError, QuorumError: nothing was opened.
+    Raises: what `archive.restore` does. NotFoundError: there is none to draw. BudgetError, GrantError, QuorumError:
+        nothing was opened.
     """
     purpose = vault.policy.purposes[vault.purpose]
     drawn, records = _draw(backup, {collection for collection, _ in purpose.open}, count)
+    if not drawn:
+        raise NotFoundError(f"no record to open: the backup holds none of which purpose {vault.purpose} opens a class")
     store = SqliteStore(scratch / "drill.sqlite")
     try:
         await archive.restore(backup, store, vault.policy.vault)

@@ -97,7 +97,7 @@ def restore_command(settings: Settings, source: Path, wraps: Path | None) -> Non
 
 
 async def _restore(folder: VaultFolder, found: archive.Backup) -> None:
-    async with archive.opened(folder.policy(), _node(folder)) as store:
+    async with archive.opened(folder.policy(), _node(folder), make=True) as store:
         await archive.restore(found, store, folder.policy().vault)
 
 

@@ -60,11 +60,17 @@ class Copying(Protocol):
         """Let go of it."""
 
 
-async def connect(engine: str, settings: Mapping[str, object], folder: Path) -> Copying:
+async def connect(engine: str, settings: Mapping[str, object], folder: Path, *, make: bool = True) -> Copying:
     """Return what copies the store that `engines.connect` opens with the same arguments.
 
-    Raises: what `engines.connect` does.
+    Args:
+        make: whether a SQLite file is made where none is.
+
+    Raises: what `engines.connect` does. NotFoundError: no file, and none was to be made.
     """
-    module = engines.module(engine, "sqlite" if engine == "sqlite" else f"{engine}_copy")
-    store: Copying = await module.connect(settings, folder)
+    store: Copying
+    if engine == "sqlite":
+        store = await engines.module(engine, engine).connect(settings, folder, make=make)
+    else:
+        store = await engines.module(engine, f"{engine}_copy").connect(settings, folder)
     return store

@@ -36,11 +36,14 @@ SHORT_S = 0.001
 IDLE_S = 1.0
 
 
-async def connect(settings: Mapping[str, object], folder: Path) -> SqliteStore:
-    """Return the store in the file `{"path": ...}`, relative to `folder`. Raises PolicyError, StorageError."""
+async def connect(settings: Mapping[str, object], folder: Path, *, make: bool = True) -> SqliteStore:
+    """Return the store in the file `{"path": ...}`, relative to `folder`.
+
+    Raises: PolicyError, StorageError. NotFoundError: it is not there, and not to be made.
+    """
     if set(settings) != {"path"}:
         raise PolicyError(f"store settings of sqlite: expected path, got {', '.join(settings) or 'none'}")
-    return SqliteStore(folder / str(settings["path"]))
+    return SqliteStore(folder / str(settings["path"]), make=make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,10 @@ class _Job:
 class SqliteStore:
     """A `store.base.Store` in one file. Safe for several event loops and threads of one process."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Open the store, or make it. Raises StorageError, PolicyError (others may read the file)."""
+    def __init__(self, path: Path | str, *, make: bool = True) -> None:
+        """Open the store, or make it. Raises StorageError, PolicyError (others may read the file), NotFoundError."""
         self._path = Path(path)
-        self._db = sqlite_schema.open_writer(self._path)
+        self._db = sqlite_schema.open_writer(self._path, make=make)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._failed = ""
         self._closed = False

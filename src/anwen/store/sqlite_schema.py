@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from anwen.errors import PolicyError, StorageError
+from anwen.errors import NotFoundError, PolicyError, StorageError
 
 APPLICATION_ID = 0x414E5745  # "ANWE"
 FORMAT = 1
@@ -34,17 +34,23 @@ CREATE TABLE deleted (record BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL
 """
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Return the connection that writes, to a file made if it is not there, its settings read back.
+def open_writer(path: Path, *, make: bool = True) -> sqlite3.Connection:
+    """Return the connection that writes, its settings read back.
+
+    Args:
+        make: whether a store is made where none is.
 
     Raises:
         PolicyError: others than its owner may read the file. StorageError: not a store, or weaker settings.
+        NotFoundError: there is none, and none was to be made.
     """
+    if not make and not path.exists():
+        raise NotFoundError(f"{path}: no store here")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_private(path)
         db = _connect(path, WRITER_CACHE_KIB)
-        if db.execute("PRAGMA application_id").fetchone()[0] == 0 and not _tables(db):
+        if make and db.execute("PRAGMA application_id").fetchone()[0] == 0 and not _tables(db):
             _make_tables(db)
     except (sqlite3.Error, OSError, ValueError) as error:  # the last: a NUL in the path
         raise StorageError(f"store {path.name}: {type(error).__name__}") from error
