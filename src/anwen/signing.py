@@ -85,16 +85,23 @@ async def publish(policy: Policy, documents: list[bytes], versions: Mapping[str,
 
 
 async def _give(pool: Pool, documents: list[bytes], has: int | None) -> int | AnwenError:
-    """Give what is missing; where that is not known, the newest version, or the last two, or three, in order."""
+    """Give what is missing; where that is not known, the newest version, or the last two, or three, in order.
+
+    The first is in every folder: it is sent where there is no other, so that whoever is down does not pass for served.
+    """
     refused: AnwenError | None = None
     async with contextlib.aclosing(pool):
-        for start in range(len(documents) - 1, 0, -1) if has is None else [has]:
+        for start in (range(len(documents) - 1, 0, -1) or [0]) if has is None else [has]:
             try:
                 for document in documents[start:]:
                     await pool.post("/v1/policy", None, document, TIMEOUT_S)
-                return len(documents)
+                return max(len(documents), start)
             except (PolicyError, GrantError) as error:  # not the next one, or not one it can check
                 refused = refused or error
             except AnwenError as error:
                 return error
-    return refused or len(documents)
+    if has is None and isinstance(refused, GrantError):
+        said = f"answers; not known whether it has version {len(documents)} or refuses it"
+        return GrantError(f"{said}: that it tells principals alone (--as KEYFILE)")
+    assert refused is not None
+    return refused

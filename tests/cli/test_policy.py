@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from tests.e2e.conftest import running
 
-from anwen.cli.failures import OK, REQUEST
+from anwen.cli.failures import DENIED, OK, REQUEST, UNAVAILABLE
 from anwen.errors import ConflictError
 from anwen.formats import policy_chain
 from anwen.formats.policy_chain import SignedPolicy
@@ -177,3 +178,36 @@ def test_publish_gives_keepers_and_nodes_what_they_lack(anwen, vault):
         )
         assert "anwen policy publish" not in anwen("doctor", vault=vault).out
         assert anwen("policy", "publish", vault=vault).code == OK  # again: nothing is missing
+
+
+def test_publish_says_no_more_than_it_knows(anwen, vault, tmp_path):
+    """Services tell strangers nothing of their policy: who has no key learns who is there, and gives what they lack."""
+
+    def publish():
+        done = anwen("policy", "publish", "--json", vault=bare)
+        return done.code, {r["to"]: (r["accepted"], r["answer"]) for r in done.rows}
+
+    everybody = ["keeper a", "keeper b", "keeper c", "node a"]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(vault / "root.json", bare)
+    shutil.copytree(vault / "policy", bare / "policy")
+    code, rows = publish()  # of one version, to services that are down
+    assert (code, {accepted for accepted, _ in rows.values()}) == (UNAVAILABLE, {False})
+    with running(VaultFolder(vault)):
+        code, rows = publish()
+        assert (code, list(rows)) == (DENIED, everybody)
+        said = "grant: answers; not known whether it has version 1 or refuses it: that it tells principals alone (--as KEYFILE)"
+        unknown = (False, said)
+        assert rows == dict.fromkeys(everybody, unknown)
+        assert anwen("policy", "publish", "--as", vault / "principals" / "dpo.key", vault=bare).code == OK
+        anwen("policy", "next", vault=vault)
+        for n in (1, 2):
+            anwen("policy", "sign", "--officer", vault / "officers" / f"officer{n}.key", "--yes", vault=vault)
+        shutil.copy(vault / "policy" / "0002.json", bare / "policy")
+        assert publish() == (OK, dict.fromkeys(everybody, (True, "has version 2")))
+        assert publish() == (DENIED, dict.fromkeys(everybody, (False, said.replace("1 or", "2 or"))))
+        (bare / "policy" / "0002.json").unlink()  # who publishes may know less than who is given
+        done = anwen("policy", "publish", "--as", vault / "principals" / "dpo.key", "--json", vault=bare)
+        now = {r["to"]: r["answer"] for r in done.rows}
+        assert [now[f"keeper {k}"] for k in "abc"] == ["has version 2"] * 3

@@ -13,7 +13,7 @@ import click
 from anwen import signing
 from anwen.cli import doctor_services, failures, output
 from anwen.cli.settings import EXISTING, Settings, cli, settings_of
-from anwen.errors import AnwenError, PolicyError
+from anwen.errors import AnwenError, GrantError, PolicyError
 from anwen.formats import policy_chain, policy_file
 from anwen.formats.policy_chain import SignedPolicy
 from anwen.formats.policy_template import write_version
@@ -126,7 +126,8 @@ def publish_command(settings: Settings) -> None:
     said = {name: f"{a.code}: {a}" if isinstance(a, AnwenError) else f"has version {a}" for name, a in answers.items()}
     settings.show([{"to": name, "accepted": name not in refused, "answer": said[name]} for name in answers])
     if refused:
-        output.say("hint: start what is down and publish again; those who accepted keep it")
+        if any(not isinstance(error, GrantError) for error in refused.values()):
+            output.say("hint: start what is down and publish again; those who accepted keep it")
         raise click.exceptions.Exit(max(map(failures.exit_code, refused.values())))
 
 
