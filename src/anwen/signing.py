@@ -60,6 +60,15 @@ def has_quorum(current: Policy, signed: SignedPolicy) -> bool:
     return True
 
 
+def moved(current: Policy, new: Policy) -> list[str]:
+    """Return which services `new` has at another address or with another key: it is not sent to where they are."""
+    parts: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
+        ("keeper", current.keepers, new.keepers),
+        ("node", current.nodes, new.nodes),
+    ]
+    return [f"{kind} {who}" for kind, was, now in parts for who, info in now.items() if was.get(who) != info]
+
+
 def replace(path: Path, data: bytes) -> None:
     """Make `data` the content of a file, at once or not at all."""
     fresh = path.with_name(path.name + ".new")

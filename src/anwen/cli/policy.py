@@ -83,10 +83,17 @@ def sign_command(settings: Settings, file: Path | None, key_file: Path, yes: boo
     if complete:
         published = folder.publish(signed)
         draft.unlink()
-        said = f"version {new.version} is signed by {', '.join(have)}: {published}; next: anwen policy publish"
+        then = _then(signing.moved(current, new))
+        said = f"version {new.version} is signed by {', '.join(have)}: {published}; next: {then}"
     else:
         said = f"signed by {', '.join(have)}; {current.quorum} different persons are needed"
     settings.done(said, version=new.version, signed_by=have, complete=complete)
+
+
+def _then(moved: list[str]) -> str:
+    """Return what is to be done with a signed version; `moved`: as `signing.moved` returns."""
+    first = f"copy it into policy/ of the folder of {', '.join(moved)}, and start that anew; then " if moved else ""
+    return f"{first}anwen policy publish"
 
 
 @policy_group.command("next")
