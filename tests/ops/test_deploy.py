@@ -17,6 +17,7 @@ from tests.e2e.conftest import person
 
 import anwen as library
 from anwen import vault_folder
+from anwen.errors import PolicyError
 from anwen.keeper.metrics import metrics_of
 from anwen.keeper.service import Keeper
 from anwen.net.metrics import CODES
@@ -142,8 +143,36 @@ def test_units_are_hardened(path):
     assert not any("KEY" in e or "SECRET" in e for e in found["Environment"])
 
 
+def drop_in():
+    """The one of docs/operations.md, by which a keeper's identity comes from a credential."""
+    return re.search(r"```ini\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)[1]
+
+
+def test_a_keeper_takes_its_identity_as_the_drop_in_lays_it_and_not_from_the_credential_itself(tmp_path):
+    keeper = vault_folder.create(tmp_path / "v", "police").path / "keepers" / "a"
+    credentials, run = tmp_path / "credentials", tmp_path / "run"
+    link, credential = keeper / "identity.key", credentials / "identity.key"
+    (run / "anwen-keeper-a").mkdir(parents=True)
+    credentials.mkdir()
+    link.rename(credential)
+    credential.chmod(0o440)  # as systemd shows one that an ACL opens to the service's user
+    link.symlink_to(credential)
+    with pytest.raises(PolicyError, match="mode 0440"):
+        Keeper.open(keeper, peers={})
+    (command,) = re.findall(r"^ExecStartPre=(.*)$", drop_in(), re.MULTILINE)
+    for specifier, value in (("%d", credentials), ("%t", run), ("%i", "a")):
+        command = command.replace(specifier, str(value))
+    for _ in range(2):  # and when it starts again
+        subprocess.run(command.split(), check=True)
+    link.unlink()
+    link.symlink_to(run / "anwen-keeper-a" / "identity.key")
+    asyncio.run(Keeper.open(keeper, peers={}).close())
+    assert "`/run/anwen-keeper-a/identity.key`" in (ROOT / "docs" / "operations.md").read_text()
+
+
+@pytest.mark.parametrize("added", ["", drop_in()], ids=["as it is", "with the drop-in"])
 @pytest.mark.parametrize("path", UNITS, ids=lambda p: p.name)
-def test_systemd_finds_no_fault_and_little_exposure(path, tmp_path):
+def test_systemd_finds_no_fault_and_little_exposure(path, added, tmp_path):
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not on this machine")
     program = tmp_path / "program"
@@ -152,7 +181,7 @@ def test_systemd_finds_no_fault_and_little_exposure(path, tmp_path):
     text = re.sub(r"^ExecStart=\S+", f"ExecStart={program}", path.read_text(), flags=re.MULTILINE)
     text = re.sub(r"^(User|Group)=.*", r"\1=daemon", text, flags=re.MULTILINE)  # there everywhere
     instance = tmp_path / path.name.replace("@.", "@a.")
-    instance.write_text(text)
+    instance.write_text(text + added)
     done = subprocess.run(
         ["systemd-analyze", "verify", instance], capture_output=True, text=True, check=False, timeout=60
     )

@@ -10,7 +10,7 @@ import re
 
 import pytest
 import yaml
-from tests.ops.test_deploy import COMPOSE, DEPLOY, UNITS
+from tests.ops.test_deploy import COMPOSE, DEPLOY, UNITS, drop_in
 
 ZONES = "abc"
 SHARED = {"/opt/anwen/bin/anwen-keeper", "/opt/anwen/bin/anwen-node", "/usr/share/doc/anwen/operations.md"}
@@ -72,6 +72,10 @@ def test_no_unit_reaches_what_is_another_zones():
     touched = list(of_units([path.read_text() for path in UNITS]))
     assert in_two_zones(touched) == set()
     assert set(touched) == {(z, f"/var/lib/anwen/{kind}/{z}") for z in ZONES for kind in ("keepers", "nodes")}
+
+
+def test_the_drop_in_of_the_page_joins_no_zones():
+    assert in_two_zones(of_units([path.read_text() + drop_in() for path in UNITS if "keeper" in path.name])) == set()
 
 
 def test_no_other_file_names_a_zones_folder():
