@@ -166,7 +166,7 @@ STOPS = [
         ([op("write", 13, outcome="conflict")], "sqlite", ["errors that do not tell of lost zones (conflict)"]),
         ([op("write", 21, outcome="conflict")], "sqlite", []),  # with one that was in doubt
         ([op("read", 13, outcome="storage")], "sqlite", ["errors that do not tell of lost zones (storage)"]),
-        ([op("read", 13, outcome="storage")], "cassandra", []),
+        ([op("read", 13, outcome="storage")], "cassandra", ["errors that do not tell of lost zones (storage)"]),
     ],
 )
 def test_without_two_zones_a_vault_has_to_stop_and_to_say_so(more, engine, said):

@@ -12,7 +12,7 @@ from contract import EPOCH, StoreContract, outcomes, put, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anwen.errors import PolicyError, StorageError
+from anwen.errors import PolicyError, UnavailableError
 from anwen.store import cassandra_schema as schema
 from anwen.store import cassandra_session
 from anwen.store.base import Outcome
@@ -89,7 +89,7 @@ async def test_what_a_member_refuses_until_it_knows_a_table_is_asked_again(membe
             await schema.make_wrap_table(maker._session, 7)
             assert await reader._session.run(select, key) == [[]]
         await maker._session.define("DROP TABLE IF EXISTS late.wrap_7")
-        with pytest.raises(StorageError):
+        with pytest.raises(UnavailableError):
             await reader._session.run(select, key)
         refused = noted_refusals(monkeypatch)
         asked = asyncio.create_task(reader._session.run(select, key))
@@ -229,12 +229,12 @@ async def test_statistics_say_what_the_promise_rests_on(store):
 async def test_a_closed_store_says_so(members):
     store = await connected(members)
     await store.close()
-    with pytest.raises(StorageError):
+    with pytest.raises(UnavailableError):
         await store.find([bytes(16)])
 
 
 async def test_a_cluster_that_nobody_answers_for_is_a_storage_error(members):
-    with pytest.raises(StorageError):
+    with pytest.raises(UnavailableError):
         await connected(members, contact_points=["127.255.255.254:9"])
 
 

@@ -23,7 +23,7 @@ from contract import (
 )  # fmt: skip
 from faults import FaultContract, Load, patiently
 
-from anwen.errors import StorageError
+from anwen.errors import UnavailableError
 from anwen.store import cassandra_write
 from anwen.store.base import Outcome
 from anwen.store.cassandra_session import REQUEST_S, Session
@@ -96,7 +96,7 @@ async def store(connect):
 # --- cut between any two steps ---------------------------------------------------------------------------------------
 
 
-class CutError(StorageError):
+class CutError(UnavailableError):
     pass
 
 
@@ -106,13 +106,13 @@ def cut_after(monkeypatch):
     real = Session.run
     left = [0]
 
-    async def run(self, statement, keys):
+    async def run(self, statement, keys, *until):
         if not keys:
             return []
         if left[0] <= 0:
             raise CutError("cut")
         left[0] -= 1
-        return await real(self, statement, keys)
+        return await real(self, statement, keys, *until)
 
     def begin(count):
         left[0] = count
@@ -202,6 +202,52 @@ async def test_an_update_cut_between_any_two_steps_buries_old_labels_when_repeat
         assert await outcomes(store, row(postings=[unique(before[0])])) == [Outcome.STORED]
 
 
+async def test_a_unique_value_that_a_cut_update_replaced_is_free_after_a_while(store, cut_after, monkeypatch):
+    """Nobody has to repeat that update, or update the record again."""
+
+    async def prepare():
+        one = row(postings=[unique(*labels(1))])
+        await put(store, one)
+        return one, row(one.record, 2, subject=one.subject, postings=[unique(*labels(1))])
+
+    seen = 0
+    async for (one, two), was_cut in every_cut(cut_after, prepare, lambda made: put(store, made[1])):
+        (old,) = one.postings[0].labels
+        (current,) = await store.get(EPOCH, [one.record], ())
+        if was_cut and current.version == two.version and await owners(store, [old]) == [one.record]:
+            seen += 1
+            heir = row(postings=[unique(old)])
+            assert await outcomes(store, heir) == [Outcome.UNIQUE_TAKEN]  # the update may still be under way
+            with monkeypatch.context() as later:
+                later.setattr(cassandra_write, "ABANDONED_S", 0.0)
+                assert await outcomes(store, heir) == [Outcome.STORED]
+    assert seen, "the case in question"
+
+
+async def test_a_slot_that_a_deletion_freed_while_an_update_kept_it_is_not_shared(connect, monkeypatch):
+    updating, other = await connect("a"), await connect("b")
+    slots = labels(2)
+    one, third = row(postings=[exact(*slots)]), row(postings=[exact(*slots)])
+    await put(updating, one)
+    planned, freed, real = asyncio.Event(), asyncio.Event(), cassandra_write.Put._place
+
+    async def place(self, taking):
+        if not planned.is_set():
+            planned.set()
+            await freed.wait()
+        return await real(self, taking)
+
+    monkeypatch.setattr(cassandra_write.Put, "_place", place)
+    update = asyncio.create_task(put(updating, row(one.record, 2, subject=one.subject, postings=[exact(*slots)])))
+    await planned.wait()
+    await other.delete([(one.record, 1)])
+    assert (await put(other, third))[0].slots == (0,)
+    freed.set()
+    (result,) = await update
+    assert result.outcome is not Outcome.STORED or result.slots == (1,)
+    assert (await owners(other, slots))[0] == third.record
+
+
 async def test_a_deletion_cut_between_any_two_steps_is_complete_when_repeated(store, cut_after):
     async def prepare():
         held = labels(2)
@@ -248,7 +294,7 @@ async def test_an_abandoned_unique_value_is_free_after_a_while_and_its_late_writ
     assert await outcomes(store, heir) == [Outcome.STORED]
     assert await outcomes(store, dead) == [Outcome.UNIQUE_TAKEN]
     monkeypatch.setattr(cassandra_write, "PUT_S", 0.0)
-    with pytest.raises(StorageError, match="too long"):
+    with pytest.raises(UnavailableError, match="too long"):
         await put(store, row())
 
 
@@ -317,12 +363,12 @@ async def test_reads_writes_and_starts_go_on_while_a_member_is_down_and_the_next
 async def has_members_up(store, count):
     """As `anwen_store_members_up` shows."""
     if store.members() != (count, 3):
-        raise StorageError(f"members: {store.members()}")
+        raise UnavailableError(f"members: {store.members()}")
 
 
 async def asks_own_first(store):
     if next(store._session._zone_first.make_query_plan()).rack != "a":
-        raise StorageError("not warm yet")
+        raise UnavailableError("not warm yet")
 
 
 async def test_a_hung_member_makes_nobody_wait_for_a_time_out(members, store):

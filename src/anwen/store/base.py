@@ -110,7 +110,8 @@ class Store(Protocol):
         `collected_s`. Labels of the row's classes that earlier versions took, and this one did not, become tombstones
         in the same step. A posting whose record holds one of its labels already keeps it.
 
-        Raises: StorageError: nothing of this call was stored.
+        Raises: StorageError: nothing of this call was stored. UnavailableError: some or all of it may be stored by now,
+            or yet; the same rows again settle it.
         """
 
     async def get(self, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:

@@ -23,7 +23,8 @@ async def connect(settings: Mapping[str, object], folder: Path) -> CassandraStor
             asked first), `username` and `password_file`, `ca_file`.
         folder: what paths in `settings` are relative to.
 
-    Raises: PolicyError: settings, also the cluster's, that break a promise. StorageError: no quorum answers.
+    Raises: PolicyError: settings, also the cluster's, that break a promise. UnavailableError: no quorum answers.
+    StorageError: a restore is under way.
     """
     session = Session(Settings.parse(settings, folder))
     await session.open()

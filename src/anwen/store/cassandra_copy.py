@@ -18,8 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from anwen.errors import ConflictError, MalformedError
-from anwen.formats.envelope import split_cells
+from anwen.errors import ConflictError
 from anwen.store import cassandra_read as read
 from anwen.store import cassandra_schema as schema
 from anwen.store import cassandra_write as write
@@ -141,7 +140,7 @@ class CassandraCopy:
         look = found
         for _ in range(_TRIES):
             labels |= await read.labels(self._session, (la for here in look.values() for la in here.held()))
-            torn = [record for record, here in look.items() if _lacks_entry(record, here.versions, labels)]
+            torn = [record for record, here in look.items() if _lacks_entry(record, here, labels)]
             if not torn:
                 return labels
             look = {record: Rows() for record in torn} | await read.rows(self._session, torn)
@@ -262,14 +261,6 @@ def _cells(  # noqa: PLR0917 - the columns of a table
     return record, version, read.body(row, labels, ()), bool(verified), 2 * version
 
 
-def _lacks_entry(record: bytes, versions: Sequence[Version], labels: Mapping[bytes, Label]) -> bool:
+def _lacks_entry(record: bytes, here: Rows, labels: Mapping[bytes, Label]) -> bool:
     """Return whether a record has no entry under a label that one of its current classes names."""
-    current: dict[int, set[bytes]] = {}
-    for version in versions:
-        named: dict[int, set[bytes]] = {}
-        with contextlib.suppress(MalformedError):  # junk holds no class; it is copied like any other row
-            named = {c: set() for c in split_cells(version.row.sealed)}
-        for class_id, label in entries(version.labels):
-            named.setdefault(class_id, set()).add(label)
-        current |= named
-    return any(labels[label].mac_of(record) is None for held in current.values() for label in held)
+    return any(labels[label].mac_of(record) is None for label in here.named())

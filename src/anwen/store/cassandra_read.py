@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from anwen.errors import MalformedError
+from anwen.formats.envelope import split_cells
 from anwen.store import base
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
 from anwen.store.cassandra_session import Session
@@ -47,6 +50,15 @@ class Version:
     def held(self) -> set[bytes]:
         return {label for _, label in entries(self.labels)}
 
+    def named(self) -> dict[int, set[bytes]]:
+        """Return the classes that it holds, each with its labels."""
+        named: dict[int, set[bytes]] = {}
+        with contextlib.suppress(MalformedError):  # junk holds no class
+            named = {class_id: set() for class_id in split_cells(self.row.sealed)}
+        for class_id, label in entries(self.labels):
+            named.setdefault(class_id, set()).add(label)
+        return named
+
 
 @dataclass(slots=True)
 class Rows:
@@ -58,6 +70,13 @@ class Rows:
 
     def held(self) -> set[bytes]:
         return {label for version in self.versions for label in version.held()}
+
+    def named(self) -> set[bytes]:
+        """Return the labels of current classes: those of a class that an update replaced count for nobody any more."""
+        current: dict[int, set[bytes]] = {}
+        for version in self.versions:
+            current |= version.named()
+        return set().union(*current.values())
 
     def has(self, version: int, tag: bytes) -> bool:
         """Return whether a version is there, and visible, as one writer sealed it."""
@@ -180,7 +199,7 @@ async def find(session: Session, wanted: Sequence[bytes]) -> list[Hit]:
         live = {record: mac for record, _, mac in sorted(label.entries, reverse=True)}
         if label.owner:
             live = {label.owner: label.owner_mac}
-        named = [r for r in live if r in known and wanted_label in known[r].held()]
+        named = [r for r in live if r in known and wanted_label in known[r].named()]
         if live:
             record = named[0] if named else min(live)
             hits.append(Hit(i, record, live[record]))

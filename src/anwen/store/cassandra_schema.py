@@ -12,7 +12,7 @@ from cassandra import ConsistencyLevel
 from cassandra.pool import Host
 from cassandra.query import SimpleStatement
 
-from anwen.errors import PolicyError, StorageError
+from anwen.errors import PolicyError, StorageError, UnavailableError
 from anwen.formats.wire import MEMBER_WHOLE
 from anwen.store.cassandra_session import Session
 
@@ -35,7 +35,7 @@ _SETTINGS = ("commitlog_sync", "auto_snapshot")
 
 
 async def make(session: Session) -> None:
-    """Make keyspace and tables, unless they are there. Raises StorageError."""
+    """Make keyspace and tables, unless they are there. Raises UnavailableError."""
     if await _keyspace(session) is None:
         await session.define(
             f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"
@@ -157,7 +157,7 @@ async def members(session: Session) -> dict[str, str]:
     async def one(host: Host) -> str:
         try:
             await session.member(host, statement)
-        except StorageError:
+        except UnavailableError:
             return "does not reach every copy"
         return MEMBER_WHOLE
 
@@ -176,7 +176,7 @@ async def _settings(session: Session, host: Host) -> dict[str, str]:
     select = f"SELECT name, value FROM system_views.settings WHERE name IN ({names})"  # noqa: S608 - our own names
     try:
         return dict(await session.member(host, select))
-    except StorageError:
+    except UnavailableError:
         return {}
 
 
@@ -217,6 +217,6 @@ async def size_bytes(session: Session) -> int:
     for host in session.cluster.metadata.all_hosts():
         try:
             total += sum(mebibytes for (mebibytes,) in await session.member(host, select))
-        except StorageError:
+        except UnavailableError:
             continue
     return total << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import math
 import re
 import ssl
 import threading
@@ -41,7 +42,7 @@ from cassandra.pool import Host
 from cassandra.protocol import ErrorMessage, ServerError
 from cassandra.query import PreparedStatement, Statement, tuple_factory
 
-from anwen.errors import PolicyError, StorageError
+from anwen.errors import PolicyError, UnavailableError
 
 _T = TypeVar("_T")
 Row = tuple[Any, ...]
@@ -190,7 +191,7 @@ class _HedgePlan:
         return self._delay_s if self._attempts < ATTEMPTS and self._hedge.left >= 1 else -1.0
 
 
-class _RefusedError(StorageError):
+class _RefusedError(UnavailableError):
     """A member would not do it: it has not heard yet of a table that another one has just made, or fails itself."""
 
 
@@ -225,7 +226,7 @@ class Session:
         self._closed = False
 
     async def open(self) -> None:
-        """Connect. Raises StorageError."""
+        """Connect. Raises UnavailableError."""
         try:
             self._session = await asyncio.to_thread(self.cluster.connect)
         except (*_UNAVAILABLE, OSError) as error:
@@ -268,7 +269,7 @@ class Session:
                 for statement, key in steps:
                     await self._blocking(partial(ask, (await self._prepare(statement)).bind(key)))
                 rounds += 1
-            except StorageError:
+            except UnavailableError:
                 await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
 
     async def close(self) -> None:
@@ -278,28 +279,28 @@ class Session:
         await asyncio.to_thread(self.cluster.shutdown)
 
     async def refresh(self) -> None:
-        """Ask the members again who there is. Raises StorageError."""
+        """Ask the members again who there is. Raises UnavailableError."""
         await self._blocking(self.cluster.refresh_nodes)
 
     async def define(self, statement: str) -> None:
         """Change the schema, in a way that may be repeated; returns when the members that are up agree.
 
-        Raises StorageError.
+        Raises UnavailableError.
         """
         change = partial(self._session.execute, statement, timeout=10 * REQUEST_S)
         await self._patiently(lambda: self._blocking(change))
 
     async def agree(self) -> None:
         """Return when the members that are up know of the same tables, or 4 s have passed: a hung one may never."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(UnavailableError):
             await self._blocking(self.cluster.refresh_schema_metadata)
 
     async def member(self, host: Host, statement: str | Statement) -> list[Row]:
-        """Return what one member says of itself. Raises StorageError."""
+        """Return what one member says of itself. Raises UnavailableError."""
         return list(await self._blocking(partial(self._session.execute, statement, host=host, timeout=CONNECT_S)))
 
     async def pages(self, statement: str) -> AsyncIterator[list[Row]]:
-        """Yield all rows of a table, PAGE at a time. Raises StorageError.
+        """Yield all rows of a table, PAGE at a time. Raises UnavailableError.
 
         Each page is a request of its own, of one member at a time: the driver's own paging takes the late answer to an
         earlier page for that to the next one, and then gives a page twice, or leaves one out.
@@ -315,30 +316,33 @@ class Session:
             if state is None:
                 return
 
-    async def run(self, statement: str, keys: Keys) -> list[list[Row]]:
+    async def run(self, statement: str, keys: Keys, until: float = math.inf) -> list[list[Row]]:
         """Run one statement for each of `keys`; return their rows in the order of the keys.
 
+        Args:
+            until: of `time.monotonic`, after which none is sent any more.
+
         Raises:
-            StorageError: one was not answered by a quorum; others may have been. Reads and writes may be repeated.
+            UnavailableError: one was not answered by a quorum; others may have been. Reads and writes may be repeated.
         """
         if not keys:
             return []
         prepared = await self._prepare(statement)
         async with self._bulks if len(keys) > IN_FLIGHT else contextlib.nullcontext():
-            return await self._patiently(lambda: _Flight(self._session, prepared, keys, self._hedge).run())
+            return await self._patiently(lambda: _Flight(self._session, prepared, keys, self._hedge, until).run())
 
-    async def applied(self, statement: str, keys: Keys) -> list[bool]:
+    async def applied(self, statement: str, keys: Keys, until: float = math.inf) -> list[bool]:
         """Run a conditional statement for each of `keys`; return which were applied, and answered so.
 
         False also where the answer was lost, or went to an attempt that was given up: whoever looks then finds the
         condition changed by himself, and whoever tries again settles a round that was cut off.
         """
-        found = await self.run(statement, keys)
+        found = await self.run(statement, keys, until)
         return [bool(rows and rows[0][0]) for rows in found]
 
     async def _prepare(self, statement: str) -> PreparedStatement:
         if self._closed:
-            raise StorageError("store cassandra: closed")
+            raise UnavailableError("store cassandra: closed")
         if statement not in self._prepared:
             prepare = partial(self._session.prepare, statement.replace("{ks}", self.keyspace))
             prepared = await self._patiently(lambda: self._blocking(prepare))
@@ -364,8 +368,8 @@ class Session:
 class _Flight:
     """One statement for many keys, IN_FLIGHT at a time; each answer sends the next from the driver's thread."""
 
-    def __init__(self, session: Any, prepared: PreparedStatement, keys: Keys, hedge: _Hedge) -> None:
-        self._session, self._prepared, self._hedge = session, prepared, hedge
+    def __init__(self, session: Any, prepared: PreparedStatement, keys: Keys, hedge: _Hedge, until: float) -> None:
+        self._session, self._prepared, self._hedge, self._until = session, prepared, hedge, until
         self._queue: Iterable[tuple[int, Sequence[object]]] = iter(enumerate(keys))
         self._rows: list[list[Row]] = [[]] * len(keys)
         self._open = set(range(len(keys)))
@@ -384,6 +388,9 @@ class _Flight:
         with self._lock:
             index, key = next(iter(self._queue), (-1, ()))
         if index < 0 or self._done.done():  # done: cancelled, or failed
+            return
+        if time.monotonic() > self._until:
+            self._wake(UnavailableError("store cassandra: a put took too long"))
             return
         begun = time.perf_counter()
         try:
@@ -421,5 +428,5 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
-    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ServerError)) else StorageError
+    kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ServerError)) else UnavailableError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from anwen.errors import StorageError
+from anwen.errors import UnavailableError
 from anwen.store import cassandra_read as read
 from anwen.store.base import Outcome, Posting, PutResult, PutRow
 from anwen.store.cassandra_read import Label, Rows
@@ -104,6 +104,10 @@ class _Entry(NamedTuple):
     label: bytes
     record: bytes
     run: bytes
+
+    def runs_beside(self, here: Label) -> bool:
+        """Whether the record has an entry of another run there: of one that held the label, unless it was deleted."""
+        return any(record == self.record and run != self.run for record, run, _ in here.entries)
 
 
 class Put:
@@ -208,11 +212,11 @@ class Put:
         return owner
 
     def _abandoned(self, label: bytes, here: Label, holders: dict[bytes, Rows]) -> bool:
-        """Whether a unique value's owner was deleted, or put it down and never came back."""
+        """Whether a unique value's owner was deleted, put it down, or replaced it, and never came back."""
         owner, version = here.owner or b"", here.owner_version or 0
         rows = holders.get(owner, Rows())
         key, since = (label, owner, version), self._shared.orphans
-        if label in rows.held():
+        if label in rows.named():
             since.pop(key, None)
             return False
         if rows.deleted is not None and version <= rows.deleted:
@@ -245,8 +249,6 @@ class Put:
                 LISTING, [(t.row.collection, read.bucket(t.row.record), t.row.record, t.at) for t in rows]
             ),
         )
-        if time.monotonic() - self._begun > PUT_S:
-            raise StorageError("store cassandra: a put took too long")
         await self._claim(rows)
         stored = [t for t in rows if not t.lost]
         self._entered -= {_Entry(t.at, label, t.row.record, self._run) for t in stored for label in t.exact()}
@@ -299,7 +301,7 @@ class Put:
                 others = here.records() - {e.record}
                 if (e.record, e.run) not in {(record, run) for record, run, _ in here.entries}:
                     t.lost = True  # deleted meanwhile
-                elif others and e.label not in t.held:
+                elif others and not (e.label in t.held and e.runs_beside(here)):
                     waiting[e] = t
                     t.lost |= min(others) < e.record
             entered = {e: t for e, t in waiting.items() if not t.lost}
@@ -317,7 +319,7 @@ class Put:
     async def _claim(self, taking: Sequence[_Taking]) -> None:
         """Make rows visible. Commit point: before it a put is invisible, after it complete but for old labels."""
         keys = [(t.row.record, t.row.version, read.body(t.row, t.labels, t.unique()), t.row.verified) for t in taking]
-        for t, applied in zip(taking, await self._session.applied(_CLAIM, keys), strict=True):
+        for t, applied in zip(taking, await self._session.applied(_CLAIM, keys, self._begun + PUT_S), strict=True):
             t.lost = not applied
 
     def _stored_labels(self, row: PutRow) -> set[bytes]:
@@ -372,7 +374,7 @@ class _Burial(NamedTuple):
 
 
 async def bury(session: Session, burials: Sequence[_Burial]) -> None:
-    """Make tombstones of labels; they keep no pointer, and are free for the next posting. Raises StorageError."""
+    """Make tombstones of labels; they keep no pointer, and are free for the next posting. Raises UnavailableError."""
     exact = [b for b in burials if not b.unique]
     await session.run(POSTING, [(b.label, *TOMBSTONE) for b in exact])
     await session.run(_BURY, [(2 * b.version + 1, b.label, b.record) for b in exact])
@@ -386,7 +388,7 @@ async def bury(session: Session, burials: Sequence[_Burial]) -> None:
         ]  # fmt: skip
         if not unique:
             return
-    raise StorageError("store cassandra: a unique value could not be freed")
+    raise UnavailableError("store cassandra: a unique value could not be freed")
 
 
 async def delete(session: Session, epochs: Sequence[int], records: Sequence[tuple[bytes, int]]) -> None:

@@ -398,7 +398,7 @@ def broken(run: Run, store: str, every_s: float) -> list[str]:
     if run.void:
         return found  # the rest is about the fault
     if run.fault == "two":
-        found += _went_on(run, CLEAR if store == "sqlite" else CLEAR | {"storage"})
+        found += _went_on(run)
     if run.fault == "none" and f.pace < PACE:
         found.append(f"the load kept {f.pace:.0%} of its pace: this machine is too slow for these figures")
     if "errors" in promised and FAULTS[run.fault].zones_lost <= 1 and f.errors:
@@ -412,15 +412,15 @@ def broken(run: Run, store: str, every_s: float) -> list[str]:
     return found
 
 
-def _went_on(run: Run, clear: Collection[str]) -> Iterator[str]:
+def _went_on(run: Run) -> Iterator[str]:
     """Yield where a vault without its quorum did not stop, or did not say so.
 
     "deadline" alone says nothing. It may come along: each call of the library says why within 1.8 s, but an open, find
     or update is two calls, whose first may wait for what was under way when zones died, or for a processor. Writes may
     conflict after the return: with those of the same client that are in doubt, and were carried out after all.
     """
-    at, telling = run.at, {figures.OK, "deadline", *clear}
-    if not any(o.outcome in clear and at.fault <= o.ended <= at.restore for o in run.operations):
+    at, telling = run.at, {figures.OK, "deadline", *CLEAR}
+    if not any(o.outcome in CLEAR and at.fault <= o.ended <= at.restore for o in run.operations):
         yield "no clear error was seen"
     back = {o.outcome for o in run.operations if o.ended > at.restore} - {"conflict"}
     if odd := sorted(({o.outcome for o in run.operations if o.ended <= at.restore} | back) - telling):
