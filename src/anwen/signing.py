@@ -21,12 +21,13 @@ TIMEOUT_S = 15.0
 
 
 def check_successor(current: Policy, new: Policy) -> None:
-    """Raise PolicyError unless `new` follows `current` in name and number."""
+    """Raise PolicyError unless `new` follows `current` in name and number, and keeps what must stay."""
     if new.version != current.version + 1 or new.previous != policy_chain.digest(current):
         raise PolicyError(
             f"the file is version {new.version}; signed is version {current.version}: "
             "`anwen policy next` makes the file its successor"
         )
+    policy_chain.check_kept(current, new)
 
 
 def officer_of(policy: Policy, key: ec.EllipticCurvePrivateKey) -> str:

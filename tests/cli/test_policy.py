@@ -162,6 +162,28 @@ def test_of_two_who_make_a_version_at_once_one_is_told_and_nothing_is_overwritte
     assert sorted(p.name for p in (vault / "policy").iterdir()) == ["0001.json", "0002.json"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "new"),
+    [("threshold = 2", "threshold = 3"), (r"\[zones\.c\]", "[zones.d]")],
+    ids=["threshold", "keeper"],
+)
+def test_a_version_whose_keepers_have_no_keys_is_refused_before_anybody_signs(anwen, vault, pattern, new):
+    edit(vault, pattern, new)
+    for version in (1, 2):
+        assert f"version = {version}" in (vault / "vault.toml").read_text()
+        done = anwen("policy", "check", vault=vault)
+        assert (done.code, "whose keys the ceremony made" in done.err) == (REQUEST, True), done.err
+        assert anwen("policy", "next", vault=vault).code == OK
+    done = anwen("policy", "sign", "--officer", vault / "officers" / "officer1.key", "--yes", vault=vault)
+    assert (done.code, "make a new vault" in done.err) == (REQUEST, True), done.err
+    assert not (vault / "vault.toml.signatures.json").exists()
+
+
+def test_a_file_of_another_vault_is_checked_for_itself(anwen, vault, tmp_path):
+    assert anwen("init", tmp_path / "w", "--template", "commerce", vault=tmp_path).code == OK
+    assert anwen("policy", "check", tmp_path / "w" / "vault.toml", vault=vault).code == OK
+
+
 def test_publish_gives_keepers_and_nodes_what_they_lack(anwen, vault):
     with running(VaultFolder(vault)):
         for _ in range(2):

@@ -208,6 +208,29 @@ def test_ids_and_what_they_mean_stay(collections, message):
         verify_next(FIRST, signed(replace(successor, purposes=purposes)))
 
 
+A, *OTHERS = FIRST.keepers.values()
+FOURTH = replace(A, id="zone_d", zone="zone_d", identity=b"d" * 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 3}, "stay 2 of zone_a, zone_b, zone_c, whose keys .*, got 3 of zone_a, zone_b, zone_c"),
+        ({"keepers": {k.id: k for k in (A, *OTHERS, FOURTH)}}, "got 2 of zone_a, zone_b, zone_c, zone_d"),
+        ({"keepers": {k.id: k for k in OTHERS}}, "got 2 of zone_b, zone_c"),
+        ({"keepers": {k.id: k for k in (*OTHERS, FOURTH)}}, "a new vault and import what this one exports"),
+    ],
+)
+def test_keepers_and_threshold_stay_those_whose_keys_were_made(changes, message):
+    with pytest.raises(PolicyError, match=message):
+        verify_next(FIRST, signed(after(FIRST, **changes)))
+
+
+def test_keepers_may_move():
+    moved = replace(A, zone="cellar", address="192.0.2.1:1", peer_address="192.0.2.1:2", tls_pin=b"t" * 32)
+    verify_next(FIRST, signed(after(FIRST, keepers={**FIRST.keepers, A.id: moved})))
+
+
 def test_an_index_once_left_out_does_not_come_back():
     without = verify_next(FIRST, signed(after(FIRST, collections=with_person(fields=fields("name", index=None)))))
     with pytest.raises(PolicyError, match=r"fields\.name\.index"):

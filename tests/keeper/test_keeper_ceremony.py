@@ -8,7 +8,15 @@ import os
 import pytest
 from keeper_rig import Crash, CutDisk, Disk, People, Rig
 
-from anwen.errors import AnwenError, ConflictError, DeniedError, MalformedError, ProofError, UnavailableError
+from anwen.errors import (
+    AnwenError,
+    ConflictError,
+    DeniedError,
+    MalformedError,
+    PolicyError,
+    ProofError,
+    UnavailableError,
+)
 from anwen.keeper import ceremony, statement
 from anwen.keeper import folder as files
 from anwen.model import SERIES
@@ -343,6 +351,19 @@ async def test_open_keys_that_a_keeper_lost_are_not_made_anew(rig):
     with pytest.raises(ProofError, match="lost at \\['c'\\]"):
         await rig.ceremony()
     assert held(rig)["a"].transcript == before
+
+
+@pytest.mark.parametrize("sets", [["b", "d"], ["b"], ["c", "b"], ["b", "c", "d"]])
+async def test_keys_for_other_sets_than_the_policys_are_not_brought_into_use(rig, sets):
+    await rig.ceremony()
+    await rig.keepers["a"].close()
+    keys = held(rig)["a"]
+    secrets, checks = (dict.fromkeys(sets, bytes(32)) for _ in range(2))
+    files.KeyFile("record", 1, keys.transcript, secrets, checks).write(rig.path("a"), rig.disks["a"])
+    with pytest.raises(PolicyError, match=f"record-1.keys: expected the sets b, c of .*, got {', '.join(sets)}"):
+        rig.open("a")
+    keys.write(rig.path("a"), rig.disks["a"])
+    await rig.restart("a")
 
 
 # --- the last to reveal ----------------------------------------------------------------------------------------------

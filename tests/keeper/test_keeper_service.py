@@ -462,6 +462,8 @@ async def test_a_policy_that_is_not_the_next_is_refused(rig):
         rig.sign(replace(good, version=3)),
         rig.sign(replace(good, previous=bytes(32))),
         rig.sign(replace(good, keepers=good.keepers | {"a": good.keepers["b"]})),
+        rig.sign(replace(good, threshold=3)),
+        rig.sign(replace(good, keepers=good.keepers | {"d": replace(good.keepers["c"], id="d", zone="zd")})),
         b"",
         b"{}",
     ]

@@ -584,7 +584,7 @@ async def test_a_policy_that_cannot_be_kept_is_not_followed(node):
 @pytest.mark.parametrize(
     "document",
     [b"", b"junk", b"{}", version_2(signers=["ada"]), version_2(version=3), version_2(previous=bytes(32)),
-     version_2(vault=bytes(16)), version_2().replace(b"police test", b"police tost")],
+     version_2(vault=bytes(16)), version_2(threshold=3), version_2().replace(b"police test", b"police tost")],
 )  # fmt: skip
 async def test_another_policy_is_refused_like_everything_without_a_grant(node, document):
     for nothing in ("", "a.b.c", grant(document, expires_s=NOW_S - 1), grant(b"another body")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import time
@@ -13,7 +14,7 @@ import click
 from anwen import signing
 from anwen.cli import doctor_services, failures, output
 from anwen.cli.settings import EXISTING, Settings, cli, settings_of
-from anwen.errors import AnwenError, GrantError, PolicyError
+from anwen.errors import AnwenError, GrantError, NotFoundError, PolicyError
 from anwen.formats import policy_chain, policy_file
 from anwen.formats.policy_chain import SignedPolicy
 from anwen.formats.policy_template import write_version
@@ -49,9 +50,18 @@ def check_command(settings: Settings, file: Path | None) -> None:
     errors = sum(f.level == "error" for f in findings)
     if errors:
         raise PolicyError(f"{errors} findings must be corrected before officers can sign")
+    _check_kept(settings, policy)
     output.say(f"policy {policy.name} version {policy.version}: no errors")
     if policy.single_machine:
         output.say(SINGLE_MACHINE)
+
+
+def _check_kept(settings: Settings, policy: Policy) -> None:
+    """Raise PolicyError where the vault at hand could not follow this policy, if it is one of that vault."""
+    with contextlib.suppress(click.UsageError, NotFoundError):  # a file without a vault
+        current = settings.folder().policy()
+        if policy.vault == current.vault and policy.version >= current.version:
+            policy_chain.check_kept(current, policy)
 
 
 @policy_group.command("sign")

@@ -231,7 +231,7 @@ def verify_next(current: Policy, signed: SignedPolicy) -> Policy:
 
     Raises:
         PolicyError: another vault; not version + 1; does not name `current`; the quorum of `current` did not
-            sign; an id was renumbered, removed or means something else.
+            sign; what must stay does not (`check_kept`).
     """
     policy = signed.policy
     if policy.vault != current.vault:
@@ -240,11 +240,19 @@ def verify_next(current: Policy, signed: SignedPolicy) -> Policy:
         raise PolicyError(f"expected version {current.version + 1}, got {policy.version}")
     if not hmac.compare_digest(policy.previous, digest(current)):
         raise PolicyError(f"expected a successor of this version {current.version}, got one of another")
-    reasons = list(_changed_meanings(current, policy))
-    if reasons:
-        raise PolicyError("\n".join(reasons))
+    check_kept(current, policy)
     _check_quorum(current, signed)
     return policy
+
+
+def check_kept(current: Policy, policy: Policy) -> None:
+    """Raise PolicyError, with all reasons, unless keys and stored rows are under `policy` what they are now.
+
+    Other keepers or another threshold; an id that was renumbered, removed or means something else.
+    """
+    reasons = [*_changed_keepers(current, policy), *_changed_meanings(current, policy)]
+    if reasons:
+        raise PolicyError("\n".join(reasons))
 
 
 def verify_chain(documents: Sequence[bytes], root: bytes) -> Policy:
@@ -255,6 +263,16 @@ def verify_chain(documents: Sequence[bytes], root: bytes) -> Policy:
     for document in documents[1:]:
         policy = verify_next(policy, decode_signed(document))
     return policy
+
+
+def _changed_keepers(old: Policy, new: Policy) -> Iterator[str]:
+    """Yield why the keys that were made would not fit `new`: they are of these keepers and of this threshold."""
+    was, becomes = (f"{p.threshold} of {', '.join(p.keepers)}" for p in (old, new))
+    if was != becomes:
+        yield (
+            f"zones, vault.threshold: expected keepers to stay {was}, whose keys the ceremony made, got {becomes}. "
+            "They may move to other addresses; for others make a new vault and import what this one exports"
+        )
 
 
 def _changed_meanings(old: Policy, new: Policy) -> Iterator[str]:

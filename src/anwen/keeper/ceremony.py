@@ -118,7 +118,7 @@ class Ceremony:
         self._discard(policy, series, number, abandons)
         classic, lattice = X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()
         public = lattice.public_key().public_bytes_raw() + classic.public_key().public_bytes_raw()
-        names = self._held(policy, series, self._identity.keeper)
+        names = names_held(policy, series, self._identity.keeper)
         contributions = {name: self._random(dprf.CONTRIBUTION_BYTES) for name in names}
         me = self._identity.keeper
         commitments = {name: self._commit(c, series, number, me, name) for name, c in contributions.items()}
@@ -160,7 +160,7 @@ class Ceremony:
         sealed, threshold = {}, dprf.threshold_of(series, policy.threshold)
         for keeper, content in contents.items():
             about, commitments = (content.get("keepers"), content.get("threshold")), content.get("commitments")
-            agreed, held = about == (list(policy.keepers), threshold), self._held(policy, series, keeper)
+            agreed, held = about == (list(policy.keepers), threshold), names_held(policy, series, keeper)
             if not agreed or not isinstance(commitments, dict) or list(commitments) != held:
                 raise ProofError(f"keeper {keeper}: announced other keepers or key sets than the policy's")
             shared = b"".join(session.contributions[name] for name in self._shared(policy, series, keeper))
@@ -204,7 +204,7 @@ class Ceremony:
         known = {name: (self._identity.keeper, check.hex()) for name, check in keys.checks.items()}
         for keeper, content in statement.verify_all(policy, confirms, "confirm", **about).items():
             checks = content.get("checks")
-            if not isinstance(checks, dict) or list(checks) != self._held(policy, series, keeper):
+            if not isinstance(checks, dict) or list(checks) != names_held(policy, series, keeper):
                 raise ProofError(f"keeper {keeper}: confirmed other key sets than its own")
             for name, check in checks.items():
                 first, expected = known.setdefault(name, (keeper, check))
@@ -246,12 +246,9 @@ class Ceremony:
             raise ConflictError(f"keeper {self._identity.keeper}: no ceremony of {series} {number} is under way")
         return session
 
-    def _held(self, policy: Policy, series: str, keeper: str) -> list[str]:
-        return [set_name(s) for s in _held_by(policy, series, keeper)]
-
     def _shared(self, policy: Policy, series: str, keeper: str) -> list[str]:
-        theirs = set(self._held(policy, series, keeper))
-        return [name for name in self._held(policy, series, self._identity.keeper) if name in theirs]
+        theirs = set(names_held(policy, series, keeper))
+        return [name for name in names_held(policy, series, self._identity.keeper) if name in theirs]
 
     def _commit(self, contribution: bytes, series: str, number: int, keeper: str, name: str) -> str:
         if len(contribution) != dprf.CONTRIBUTION_BYTES:
@@ -265,6 +262,11 @@ class Ceremony:
     def _confirmation(self, keys: KeyFile) -> str:
         checks = {name: check.hex() for name, check in keys.checks.items()}
         return self._sign("confirm", keys.series, keys.number, transcript=keys.transcript.hex(), checks=checks)
+
+
+def names_held(policy: Policy, series: str, keeper: str) -> list[str]:
+    """Return the names of the key sets whose keys a keeper holds."""
+    return [set_name(s) for s in _held_by(policy, series, keeper)]
 
 
 def _held_by(policy: Policy, series: str, keeper: str) -> tuple[tuple[str, ...], ...]:

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from anwen.crypto import dprf, prf
 from anwen.crypto.grants import Grant
 from anwen.crypto.prf import PrfKey
-from anwen.errors import StorageError, UnavailableError
+from anwen.errors import PolicyError, StorageError, UnavailableError
 from anwen.formats.answer import COMPONENT_BYTES
 from anwen.keeper import folder as files
+from anwen.keeper.ceremony import names_held
 from anwen.keeper.requests import Work
 from anwen.keeper.state import State
-from anwen.model import Policy
+from anwen.model import SERIES, Policy
 
 Held = Sequence[tuple[PrfKey, ...]]
 """For each part of a request the keys of its series, in the order of the answer's component columns."""
@@ -29,13 +30,22 @@ class Shares:
     def __init__(self, folder: Path, state: State, keeper: str, policy: Policy) -> None:
         self._folder, self._state, shape = folder, state, (list(policy.keepers), policy.threshold)
         self._sets, self._columns = dprf.key_sets(*shape), dprf.held_by(keeper, *shape)
+        self._names = {series: names_held(policy, series, keeper) for series in SERIES}
         self._keys: dict[tuple[str, int], tuple[PrfKey, ...]] = {}
 
     def load(self, series: str, number: int, transcript: bytes) -> None:
-        """Bring a series' keys into use. Raises StorageError unless they are those that the log opened."""
+        """Bring a series' keys into use.
+
+        Raises: StorageError: they are not those that the log opened. PolicyError: nor those of the policy's keepers.
+        """
         keys = files.read_keys(self._folder, series, number)
         if keys is None or keys.transcript != transcript:
             raise StorageError(f"keys/{series}-{number}.keys is lost, or not what the log opened")
+        if list(keys.secrets) != (expected := self._names[series]):
+            raise PolicyError(
+                f"keys/{series}-{number}.keys: expected the sets {', '.join(expected)} of the policy's keepers and "
+                f"threshold, got {', '.join(keys.secrets)}"
+            )
         self._keys[series, number] = tuple(PrfKey(secret) for secret in keys.secrets.values())
 
     def held(self, work: Work) -> Held:
