@@ -17,8 +17,8 @@ TWO = PLENTY | budgets(open=4)  # at each of three keepers, two of whom answer: 
 class Apart(Rig):
     """Each keeper has a wall clock of its own; `self.clock` is the true time, and what each machine counts since boot."""
 
-    def __init__(self, folder, **kw):
-        super().__init__(folder, **kw)
+    def __init__(self, folder, *shape, **kw):
+        super().__init__(folder, *shape, **kw)
         self.clocks = {i: Clock() for i in self.ids}
 
     def passes(self, seconds, *, frozen=""):
@@ -123,6 +123,47 @@ async def test_what_is_logged_under_a_wrong_clock_is_not_dated_far_ahead(rig):
     await rig.spend()
     await rig.restart("a")
     await rig.spend()
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+@pytest.mark.parametrize("offset", [6 * 3600, -6 * 3600])
+async def test_of_two_clocks_that_differ_the_earlier_one_dates_entries(rig, wrong, offset):
+    """With one peer heard nobody knows which is wrong; halfway between them, a keeper would stay away for hours."""
+    await rig.keepers["a"].close()
+    rig.down = {"c"}
+    rig.set(offset, wrong)
+    keeper = rig.open("a")
+    await keeper.start()
+    await keeper.handle("policy", "", rig.sign(rig.next_policy()))
+    with pytest.raises(ClockError):
+        await rig.spend()
+    assert rig.entries()[-1]["op"] == "policy"
+    assert rig.entries()[-1]["t"] <= (START_S + 30) * 1000
+    rig.set(-offset, wrong)
+    await rig.rounds("a")
+    await rig.spend()
+
+
+async def test_of_four_clocks_that_differ_the_second_dates_entries(tmp_path):
+    rig = await Apart(tmp_path, 4, 3).start()
+    rig.set(6 * 3600, "ab")
+    await rig.rounds("abcd")
+    await rig.keepers["a"].handle("policy", "", rig.sign(rig.next_policy()))
+    assert rig.entries()[-1]["t"] <= (START_S + 30) * 1000
+    rig.set(-6 * 3600, "ab")
+    await rig.rounds("abcd")
+    await rig.spend()
+    await rig.close()
+
+
+@pytest.mark.parametrize("offset", [55, -55])
+async def test_a_lone_peer_that_is_a_little_wrong_neither_stops_a_keeper_nor_dates_its_entries(rig, offset):
+    await rig.keepers["a"].close()
+    rig.down = {"c"}
+    rig.set(offset, "b")
+    await rig.open("a").start()
+    await rig.spend()
+    assert rig.entries()[-1]["t"] == START_S * 1000
 
 
 @pytest.mark.parametrize("offset", [FAR_S, -2 * DAY_S])

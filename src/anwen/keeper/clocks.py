@@ -34,9 +34,12 @@ class Clocks:
         if answered_s - asked_s < TOLERANCE_S:  # else this machine slept meanwhile
             self._peers[peer] = time_s - (asked_s + answered_s) / 2
 
+    def _all(self) -> list[float]:
+        """Return all clocks, ours among them, as their distance from our time since boot."""
+        return [self.wall() - self.boot(), *self._peers.values()]
+
     def _agreed(self) -> float:
-        """Return the median of all clocks, ours among them, as the distance from our time since boot."""
-        return statistics.median([self.wall() - self.boot(), *self._peers.values()])
+        return statistics.median(self._all())
 
     @property
     def offset_s(self) -> float:
@@ -51,11 +54,15 @@ class Clocks:
         return f"{abs(offset_s):.0f} s from its peers'" if abs(offset_s) > TOLERANCE_S else None
 
     def now_ms(self, last_ms: int) -> int:
-        """Return the time of an entry: never before the last one, nor far ahead of what peers agree on.
+        """Return the time of an entry: never before the last one; where our clock is wrong, never far ahead of others.
 
-        A wrong time would stay: nothing is served until the clock has passed the log's last entry.
+        A wrong time would stay: nothing is served until the clock has passed the log's last entry. So of two clocks
+        that differ the earlier one counts, and of four the second: a mean lies where no clock is.
         """
-        return max(int(min(self.wall(), self._agreed() + self.boot() + TOLERANCE_S) * 1000), last_ms)
+        now_s = self.wall()
+        if abs(self.offset_s) > TOLERANCE_S:
+            now_s = min(now_s, statistics.median_low(self._all()) + self.boot() + TOLERANCE_S)
+        return max(int(now_s * 1000), last_ms)
 
     def window_s(self) -> float:
         """Return the time by which budgets' windows move; first asked for when there is no `fault`."""
