@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from tests.cli.conftest import person
 from tests.e2e.conftest import running
 
 import anwen as library
-from anwen import vault_folder
+from anwen import supervisor, vault_folder
 from anwen.cli import doctor_services
 from anwen.cli.doctor_services import PROMISES
 from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
@@ -143,6 +144,38 @@ def test_a_hung_keeper_fails_alone_and_its_peers_logs_are_not_taken_for_broken(a
     for keeper in "ab":
         said = rows[f"log of keeper {keeper}"]
         assert (said["level"], "not by c" in said["text"]) == ("warn", True), said
+
+
+def test_keepers_without_the_keys_of_a_series_fail(anwen, tmp_path, monkeypatch):
+    """As after an upgrade that brings a series: they run, and serve nothing."""
+    folder = vault_folder.create(tmp_path / "v", "police")
+    with monkeypatch.context() as before:
+        before.setattr(supervisor, "SERIES", ("record", "index", "prehash"))
+        with running(folder):
+            done = anwen("doctor", *DPO, vault=folder.path)
+            assert done.code == UNAVAILABLE
+            for keeper in "abc":
+                said = by_what(done)[f"keeper {keeper}"]
+                assert (said["level"], said["text"]) == ("fail", "unavailable: no ceremony of series mask was held yet")
+            signs = [("sign", "--yes", "--officer", folder.path / "officers" / f"officer{n}.key") for n in (1, 2)]
+            for command in (("next",), *signs, ("publish",)):  # a policy does not wait for keys
+                assert anwen("policy", *command, vault=folder.path).code == OK
+    with running(folder):
+        said = by_what(anwen("doctor", *DPO, vault=folder.path))["keeper a"]
+        assert (said["level"], "policy 2" in said["text"]) == ("ok", True), said
+
+
+def test_keepers_at_different_epochs_are_warned_of(anwen, monkeypatch):
+    truly = inspecting.keeper_state
+
+    async def ahead(session, purpose, keeper):
+        header = await truly(session, purpose, keeper)
+        return dataclasses.replace(header, epoch=2) if keeper == "c" else header
+
+    assert "epochs" not in by_what(anwen("doctor", *DPO))
+    monkeypatch.setattr(inspecting, "keeper_state", ahead)
+    said = by_what(anwen("doctor", *DPO))["epochs"]
+    assert (said["level"], "a 1 and 1, b 1 and 1, c 2 and 1" in said["text"]) == ("warn", True), said
 
 
 def test_rows_written_with_a_keeper_down_are_counted(anwen, broken):

@@ -191,7 +191,7 @@ async def test_one_peer_with_a_wrong_clock_stops_nobody_else(rig):
 async def test_a_clock_that_was_wrong_from_the_start_is_right_once_it_is_set(tmp_path):
     rig = Apart(tmp_path)
     rig.set(-3 * DAY_S, "a")
-    await rig.start(ceremonies=())
+    await rig.start()
     with pytest.raises(ClockError):
         await rig.ask("state", plain("state"), ["a"])
     rig.set(3 * DAY_S, "a")

@@ -67,6 +67,7 @@ class _Asking:
     session: Session
     purpose: str
     audits: bool
+    numbers: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # by keeper: epoch and generation
     counting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # nodes count one after another: one store
 
 
@@ -83,6 +84,8 @@ async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
         answers = await asyncio.gather(*(said for _, said in work))
     of_zones = [(zone, check) for (zone, _), said in zip(work, answers, strict=True) for check in said]
     found += [dataclasses.replace(check, zone=zone) for zone, check in sorted(of_zones, key=operator.itemgetter(0))]
+    if asking is not None:
+        found += _unequal(asking.numbers)
     if asking is None or not asking.audits:
         found.append(
             Check("ok", "peers, store", "not asked what they see; --as a principal with an audit purpose does")
@@ -180,12 +183,21 @@ async def _keeper(policy: Policy, asking: _Asking | None, info: KeeperInfo) -> l
         header = await _within(inspecting.keeper_state(asking.session, asking.purpose, info.id))
     except AnwenError as error:
         return [_failed(what, error)]
+    asking.numbers[info.id] = header.epoch, header.generation
     offset = header.time_ms / 1000 - (before + time.time()) / 2
     text = f"epoch {header.epoch}, generation {header.generation}, {header.entry:,} log entries"
     found = [_in_step(what, text, policy, header.policy_version, offset)]
     if asking.audits:
         found.append(await _log(policy, asking, info.id))
     return found
+
+
+def _unequal(numbers: dict[str, tuple[int, int]]) -> list[Check]:
+    """Return a line if keepers do not have keys of the same ceremonies; most of what they answer does not fit then."""
+    if len(set(numbers.values())) <= 1 and all(map(all, numbers.values())):
+        return []
+    said = ", ".join(f"{k} {epoch} and {generation}" for k, (epoch, generation) in sorted(numbers.items()))
+    return [Check("warn", "epochs", f"keepers differ in epoch and generation, or have none: {said}; anwen ceremony")]
 
 
 def _in_step(what: str, text: str, policy: Policy, version: int, offset_s: float) -> Check:

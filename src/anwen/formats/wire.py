@@ -153,7 +153,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "delete": Schema(6, (), {"records": DELETED}),
     "audit": Schema(7, (Column("subject", 16), Column("since_s", "u8"), Column("start", "u8"))),  # who saw this person
     "log": Schema(8, (Column("start", "u8"), Column("count", _U4))),  # entries and the cosigned checkpoint
-    "state": Schema(9),  # epoch, generation, policy version, log size, peers: for clients and doctor
+    "state": Schema(9),  # epoch, generation, policy version, log size of who has all keys: for clients and doctor
     # keeper -> client: the rest of a log or audit answer (DPRF answers: formats.answer)
     "entries": Schema(16, (Column("start", "u8"), Column("size", "u8")), {}, ("entries", "checkpoint")),
     # client -> node

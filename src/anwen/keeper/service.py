@@ -155,6 +155,7 @@ class Keeper:
         self._check_serving()  # what is wrong here is said to principals alone
         if op == "state":
             wire.decode(body, "state")
+            self._shares.check()
             return self._answer(op, granted, Work(), self.log.size, self._stated(), t_ms=self._now_ms())
         self._waiting += 1
         try:

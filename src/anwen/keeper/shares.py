@@ -54,6 +54,11 @@ class Shares:
             self._current("mask")  # without pads nothing is answered
         return [self._current(series) for series, _ in work.inputs]
 
+    def check(self) -> None:
+        """Raise UnavailableError, as requests will, unless each series had its ceremony."""
+        for series in SERIES:
+            self._current(series)
+
     def _current(self, series: str) -> tuple[PrfKey, ...]:
         keys = self._keys.get((series, self._state.number(series)))
         if keys is None:
