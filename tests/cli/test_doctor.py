@@ -18,7 +18,7 @@ import anwen as library
 from anwen import supervisor, vault_folder
 from anwen.cli import doctor_services
 from anwen.cli.doctor_services import PROMISES
-from anwen.cli.failures import INTEGRITY, OK, UNAVAILABLE
+from anwen.cli.failures import INTEGRITY, OK, REQUEST, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
 from anwen.formats.policy_schema import ENGINES
@@ -59,6 +59,43 @@ def test_whoever_may_not_audit_is_told_what_was_not_asked(anwen):
     assert rows["node a"]["text"].startswith("answers at")
     assert "audit" in rows["peers, store"]["text"]
     assert "store of node a" not in rows
+
+
+@pytest.fixture
+def office(police, tmp_path):
+    """The vault's folder as somebody has it who runs nothing: the policies, and principals' keys."""
+    copy = tmp_path / "office"
+    shutil.copytree(police, copy, ignore=shutil.ignore_patterns("keepers", "nodes", "store"))
+    return copy
+
+
+def test_who_was_to_ask_and_cannot_fails(anwen, office):
+    """A port that answers is no reason to call a vault well that nobody could ask."""
+    (office / "principals" / "dpo.key").chmod(0o644)
+    (office / "principals" / "importer.key").write_bytes(b"junk")
+    elsewhere = office.parent / "dpo.key"
+    for who, said in (
+        ("dpo", "policy: dpo.key: mode 0644, expected 0600"),
+        ("nobody", "not_found: no principal 'nobody'"),
+        ("importer", "malformed: "),
+        (str(elsewhere), f"not_found: {elsewhere}: no such key file"),
+    ):
+        done = anwen("doctor", "--as", who, "--json", vault=office)
+        line = by_what(done)[f"--as {who}"]
+        assert (line["level"], line["text"].startswith(said)) == ("fail", True), line
+        assert done.code == REQUEST
+        assert by_what(done)["keeper a"]["text"].startswith("answers at")  # what can be seen is
+
+
+def test_keys_that_are_there_and_cannot_be_used_are_warned_of(anwen, office):
+    keys = list((office / "principals").glob("*.key"))
+    for key in keys:
+        key.write_bytes(b"junk")
+    line = by_what(anwen("doctor", "--json", vault=office))["peers, store"]
+    assert (line["level"], "key of dpo: " in line["text"]) == ("warn", True), line
+    for key in keys:
+        key.unlink()
+    assert by_what(anwen("doctor", "--json", vault=office))["peers, store"]["level"] == "ok"
 
 
 def test_a_node_tells_auditors_alone_about_its_store(police):

@@ -23,7 +23,7 @@ from anwen.client.records import Record
 from anwen.client.session import Session
 from anwen.client.spot_check import spot_check
 from anwen.client.vault import AsyncVault
-from anwen.errors import AnwenError, GrantError, UnavailableError
+from anwen.errors import AnwenError, GrantError, NotFoundError, UnavailableError
 from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE, NO_STANDBY
 from anwen.model import KeeperInfo, NodeInfo, Policy
 from anwen.net.connection import Pool
@@ -75,7 +75,8 @@ async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
     """Return a line for the store's promise, and what each keeper and node has to say, zone by zone."""
     policy = folder.policy()
     found = [Check("warn" if policy.engine == "sqlite" else "ok", "store", PROMISES[policy.engine])]
-    async with _asking(settings, folder) as asking:
+    unusable: dict[str, AnwenError] = {}
+    async with _asking(settings, folder, unusable) as asking:
         work: list[tuple[str, Awaitable[list[Check]]]] = []
         for keeper in policy.keepers.values():
             work.append((keeper.zone, _keeper(policy, asking, keeper)))
@@ -87,15 +88,29 @@ async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
     if asking is not None:
         found += _unequal(asking.numbers)
     if asking is None or not asking.audits:
-        found.append(
-            Check("ok", "peers, store", "not asked what they see; --as a principal with an audit purpose does")
-        )
+        found.append(_not_asked(settings, unusable if asking is None else {}))
     return found
 
 
+def _not_asked(settings: Settings, unusable: dict[str, AnwenError]) -> Check:
+    """Return the line of what nobody was asked, and of why: a failure where somebody was to ask, by `--as`."""
+    if settings.key and unusable:
+        return _failed(f"--as {settings.key}", unusable[settings.key])
+    text = "not asked what they see; --as a principal with an audit purpose does"
+    for name, error in unusable.items():
+        if not isinstance(error, NotFoundError):  # that key is here, and would have done; best ones come first
+            return Check("warn", "peers, store", f"{text}; the key of {name}: {error}")
+    return Check("ok", "peers, store", text)
+
+
 @contextlib.asynccontextmanager
-async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[_Asking | None]:
-    """Yield a session of whichever principal's key is at hand, one that may audit if there is any."""
+async def _asking(
+    settings: Settings, folder: VaultFolder, unusable: dict[str, AnwenError]
+) -> AsyncIterator[_Asking | None]:
+    """Yield a session of whichever principal's key is at hand, one that may audit if there is any.
+
+    Into `unusable` goes why others were not used.
+    """
     policy = folder.policy()
 
     def best(name: str) -> tuple[bool, str]:
@@ -106,9 +121,11 @@ async def _asking(settings: Settings, folder: VaultFolder) -> AsyncIterator[_Ask
 
     for name in sorted([settings.key] if settings.key else policy.principals, key=best):
         silent, purpose = best(name)
-        with contextlib.suppress(AnwenError):  # no key here, or one that others may read: its own line names it
+        try:
             vault = connect_async(folder.path, key=name, purpose=purpose)
             break
+        except AnwenError as error:  # no key here, or one that others may read
+            unusable[name] = error
     else:
         yield None
         return
@@ -147,7 +164,7 @@ async def _sample(vault: AsyncVault, collection: str, count: int) -> Check:
 async def policy_versions(settings: Settings, folder: VaultFolder) -> dict[str, int]:
     """Return which policy version each keeper has, and which nodes have the newest, as far as known ("keeper a": 2)."""
     found, policy = {}, folder.policy()
-    async with _asking(settings, folder) as asking:
+    async with _asking(settings, folder, {}) as asking:
         if asking is None:
             return {}
         for keeper in policy.keepers:
