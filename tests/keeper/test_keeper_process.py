@@ -25,6 +25,7 @@ from anwen.keeper.ceremony import STEPS
 from anwen.keeper.folder import read_identity
 from anwen.keeper.statement import RELEASE, sign_request
 from anwen.net.connection import Pool
+from anwen.net.metrics import NOTED_PER_S
 from anwen.net.tls import make_certificate, pin_of_pem
 
 
@@ -170,6 +171,27 @@ async def test_what_has_no_grant_gets_one_answer(vault):
     assert len(said) == 1
     assert b"transcript" in await peer.post("/v1/ceremony_state", f"Anwen {by_b}", state, 5)
     await peer.aclose()
+
+
+async def test_why_a_grant_was_refused_is_in_the_log_and_of_whom_is_not(vault):
+    await up(vault)
+    people, began = today(People(1)), time.monotonic()
+    refusals = [
+        ({"life_s": -1}, "expired, or valid for too long"),
+        ({"who": "bob", "purpose": "look"}, "collection 1 is not covered by the purpose"),
+        ({"who": "bob"}, "not a purpose of the principal's role"),
+    ]
+    for about, _ in [*refusals, *refusals[:1] * 60]:
+        with pytest.raises(GrantError):
+            await vault.ask("put", people.put(), ["a"], **about)
+    seconds = int(time.monotonic() - began) + 2
+    vault.running["a"].send_signal(signal.SIGTERM)
+    said = (await vault.running["a"].communicate())[1].decode()
+    for _, cause in refusals:
+        assert f"refused op=put code=grant cause={cause}\n" in said, said
+    assert said.count("refused") <= NOTED_PER_S * seconds
+    handles = [people.subject.tobytes().hex(), people.record.tobytes().hex()]
+    assert not [text for text in ("alice", "bob", "look", "eyJ", *handles) if text in said]
 
 
 async def test_keepers_answer_the_next_release_and_none_beyond(vault):

@@ -166,7 +166,7 @@ async def _look_after(keeper: Keeper) -> None:
 
 def main() -> int:
     """Run a keeper; the one argument is its folder. Returns the exit code: 2 for a rollback, 1 for other errors."""
-    logs.configure(logging.WARNING)
+    logs.configure(logging.INFO)  # why a grant was refused, so many times a second
     if len(sys.argv) != 2:
         sys.stderr.write("usage: anwen-keeper FOLDER\n")
         return 64
