@@ -332,6 +332,31 @@ class StoreContract:
         assert await outcomes(store, one) == [Outcome.DELETED]
         assert await outcomes(store, row(one.record, 3, subject=one.subject)) == [Outcome.STORED]
 
+    async def test_a_deletion_leaves_the_labels_that_later_versions_use(self, store):
+        (number, alone), slots, old, new = labels(2), labels(2), labels(2), labels(2)
+        one = row(postings=[unique(number), unique(alone, CONTACT), exact(*slots), exact(*old)])
+        two = row(one.record, 2, subject=one.subject, postings=[unique(number), exact(*slots), exact(*new)])
+        await put(store, one)
+        await put(store, two)
+        for _ in range(2):
+            await store.delete([(one.record, 1)])
+            assert await owners(store, [number, slots[0], new[0]]) == [one.record] * 3
+            assert await owners(store, [alone, old[0]]) == [TOMBSTONE] * 2
+            assert await outcomes(store, row(postings=[unique(number)])) == [Outcome.UNIQUE_TAKEN]
+        assert await outcomes(store, row(postings=[unique(alone), exact(*old)])) == [Outcome.STORED]
+        await store.delete([(one.record, 2)])
+        assert await owners(store, [number, slots[0], new[0]]) == [TOMBSTONE] * 3
+
+    async def test_a_deletion_frees_what_no_later_version_uses(self, store):
+        (number,), slots = labels(1), labels(2)
+        one = row(postings=[unique(number), exact(*slots)])
+        two = row(one.record, 2, subject=one.subject, classes=CONTACT_CLASSES, postings=[exact(*slots)])
+        await put(store, one, two)
+        assert await owners(store, [number, slots[0]]) == [one.record] * 2
+        await store.delete([(one.record, 1)])
+        assert await owners(store, [number, slots[0]]) == [TOMBSTONE, one.record]
+        assert await outcomes(store, row(postings=[unique(number)])) == [Outcome.STORED]
+
     # --- many at once ----------------------------------------------------------------------------------------------
 
     async def test_concurrent_puts_are_each_whole(self, store):

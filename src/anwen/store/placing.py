@@ -6,7 +6,7 @@ An engine with transactions looks up what this asks for, and writes the plan tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anwen.formats.wire import NOWHERE, Outcome
@@ -46,6 +46,15 @@ def entries(labels: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield class and label of what a row's postings took."""
     for at in range(0, len(labels), _ENTRY):
         yield int.from_bytes(labels[at : at + 2]), labels[at + 2 : at + _ENTRY]
+
+
+def given_up(versions: Iterable[tuple[int, bytes]], upto: int) -> set[bytes]:
+    """Return the labels that a deletion frees: those that no version above it uses, of version and `row.labels`."""
+    gone: set[bytes] = set()
+    kept: set[bytes] = set()
+    for version, labels in versions:
+        (gone if version <= upto else kept).update(label for _, label in entries(labels))
+    return gone - kept
 
 
 def _pack(taken: Sequence[tuple[int, bytes]]) -> bytes:

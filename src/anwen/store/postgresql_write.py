@@ -131,11 +131,13 @@ async def delete(db: Connection, records: Sequence[tuple[bytes, int]]) -> None:
         await _begin(db, upto, shared="")
         found = await db.execute(_STORED, (list(upto),), binary=True)
         epochs = await schema.epochs(db)
-    known = [(record, placing.Known(*rest)) for record, *rest in await found.fetchall()]
-    gone = [(r, k) for r, k in known if k.version <= upto[r]]
-    whole = {r for r, _ in gone} - {r for r, k in known if k.version > upto[r]}
-    labels = sorted((label, r) for r, k in gone for _, label in placing.entries(k.labels))
-    subjects = sorted({(k.subject, k.collection, r) for r, k in gone if r in whole})
+    known: dict[bytes, list[placing.Known]] = {}
+    for record, *rest in await found.fetchall():
+        known.setdefault(record, []).append(placing.Known(*rest))
+    freed = ((r, placing.given_up(((k.version, k.labels) for k in versions), upto[r])) for r, versions in known.items())
+    labels = sorted((label, r) for r, given_up in freed for label in given_up)
+    last = ((r, versions[-1]) for r, versions in known.items())
+    subjects = sorted((k.subject, k.collection, r) for r, k in last if k.version <= upto[r])
     marks = sorted(upto.items())
     async with db.pipeline():
         if labels:

@@ -88,8 +88,8 @@ def delete(db: sqlite3.Connection, records: Sequence[tuple[bytes, int]]) -> None
     for record, version in sorted(records):
         select = "SELECT version, labels, subject, collection FROM row WHERE record = ?"
         rows = db.execute(select, (record,)).fetchall()
-        gone = (labels for v, labels, *_ in rows if v <= version)
-        bury(db, [(label, record) for labels in gone for _, label in placing.entries(labels)])
+        gone = placing.given_up(((v, labels) for v, labels, *_ in rows), version)
+        bury(db, [(label, record) for label in gone])
         if rows and all(v <= version for v, *_ in rows):
             where = "WHERE subject = ? AND collection = ? AND record = ?"
             db.execute(f"DELETE FROM subject {where}", (*rows[0][2:], record))
