@@ -54,7 +54,8 @@ async def list_subjects(
 
 
 async def statistics(db: Connection, hosts: int) -> Statistics:
-    """Return counts, each up to COUNT_MOST, and `schema.settings`."""
+    """Return counts, each up to COUNT_MOST, and the settings. Raises PolicyError: they have become weak."""
+    settings = await schema.check(db, hosts)
     epochs = await schema.epochs(db)
     tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
     counted = "subject", tables[-1] if epochs else "row WHERE false", "posting", "row WHERE NOT verified"
@@ -67,5 +68,5 @@ async def statistics(db: Connection, hosts: int) -> Statistics:
     counts = await answer.fetchone()
     assert counts is not None
     records, versions, postings, unverified, size_bytes = counts
-    complete, found = max(counts[:4]) < base.COUNT_MOST, await schema.settings(db, hosts)
-    return Statistics(records, versions, postings, unverified, size_bytes, found, complete)
+    complete = max(counts[:4]) < base.COUNT_MOST
+    return Statistics(records, versions, postings, unverified, size_bytes, settings, complete)

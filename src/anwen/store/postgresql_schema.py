@@ -56,8 +56,8 @@ async def settings(db: Connection, hosts: int) -> dict[str, str]:
     return found
 
 
-async def check(db: Connection, hosts: int) -> None:
-    """Raise PolicyError where the server, the database or the role has a setting that breaks a promise.
+async def check(db: Connection, hosts: int) -> dict[str, str]:
+    """Return `settings`. Raise PolicyError where the server, the database or the role has one that breaks a promise.
 
     Args:
         hosts: how many servers take each other's place.
@@ -67,6 +67,7 @@ async def check(db: Connection, hosts: int) -> None:
         for name, values in weak.items():
             if found[name] in values:
                 raise PolicyError(f"store postgresql: {name} is {found[name]}: acknowledged writes could be lost")
+    return found
 
 
 async def make(db: Connection) -> None:
