@@ -21,6 +21,7 @@ from anwen.net.tls import make_certificate
 from anwen.rehearse import postgresql
 from anwen.store import copying, engines
 from anwen.store.base import Outcome
+from anwen.store.postgresql import LANES
 from anwen.store.postgresql_link import target
 from anwen.store.postgresql_write import COPY_ROWS
 
@@ -293,6 +294,33 @@ async def test_a_closed_store_says_so(store):
     for call in (put(store, row()), store.find([bytes(16)]), store.delete([(bytes(16), 1)])):
         with pytest.raises(StorageError, match="closed"):
             await call
+
+
+async def test_a_put_that_comes_as_all_lanes_end_starts_one(store, monkeypatch):
+    gate, begun = asyncio.get_running_loop().create_future(), []
+
+    async def group(jobs):
+        begun.append(jobs)
+        if not gate.done():
+            await gate
+        for job in jobs:
+            job.done.set_result([])
+
+    async def late():
+        await gate  # woken behind the lanes, in the same iteration
+        await put(store, row())
+
+    monkeypatch.setattr(store, "_group", group)
+    calls = [asyncio.create_task(put(store, row(), epoch=lane)) for lane in range(LANES)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(begun) == len(store._lanes) == LANES
+    calls.append(asyncio.create_task(late()))
+    await asyncio.sleep(0)
+    gate.set_result(None)
+    async with asyncio.timeout(1):
+        await asyncio.gather(*calls)
+    assert not store._lanes
 
 
 async def test_more_than_may_wait_is_refused_and_what_waited_is_stored(store, monkeypatch):

@@ -71,7 +71,6 @@ class PostgresqlStore:
         if len(self._lanes) < LANES:
             lane = asyncio.create_task(self._write())
             self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
         try:
             async with asyncio.timeout(self._pool.timeout_s):
                 return await job.done
@@ -138,6 +137,8 @@ class PostgresqlStore:
                     rows += len(job.rows)
             if jobs:
                 await self._group(jobs)
+        # in the step that saw nothing wait: a put that still saw this lane would start none
+        self._lanes -= {asyncio.current_task()}
 
     async def _group(self, jobs: Sequence[_Job]) -> None:
         """Run puts of one epoch in one transaction; if the server refuses them, each in its own."""
