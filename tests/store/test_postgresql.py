@@ -175,6 +175,17 @@ async def test_several_hosts_without_a_standby_that_confirms_are_told_of(server,
     await engine.close()
 
 
+async def test_a_repeated_put_waits_for_the_standby_like_the_first(server, tmp_path):
+    """What the first attempt committed may be here alone: its wait may have been cut off."""
+    store = await engines.connect("postgresql", fresh_settings(server, statement_timeout_s=0.5), tmp_path)
+    one = row(postings=[unique(labels(1)[0])])
+    before = await put(store, one)
+    with server_setting(server, "synchronous_standby_names", "nobody", usual=""), pytest.raises(UnavailableError):
+        await put(store, one)
+    assert await put(store, one) == before
+    await store.close()
+
+
 async def test_a_server_that_became_weak_is_refused_at_every_new_connection(server, store):
     name = await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
     await put(store, row())

@@ -43,6 +43,9 @@ CLAIM = (
 """Takes labels where they are free, tombstones or the record's. Fails, by a division by zero, unless it gets all of
 them: so the commit can go with it in one round trip."""
 
+_LOGGED = "SELECT pg_logical_emit_message(true, 'anwen', ''::text)"
+"""Has a repeat's commit wait like any other: the first attempt may have been cut off before a standby had it."""
+
 
 async def put(db: Connection, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
     """Store rows, each wholly or not at all; return outcomes in their order."""
@@ -99,6 +102,8 @@ async def _write(db: Connection, epoch: int, plan: placing.Plan) -> None:
             await db.execute(_BURY, _columns(sorted(plan.buried)))
         if claims:
             await db.execute(CLAIM, (*_columns(claims), len(claims)))
+        if plan.again:
+            await db.execute(_LOGGED)
         # commit point: a crash before it leaves nothing of this put, after it all
         await db.execute("COMMIT")
 
