@@ -13,7 +13,7 @@ import pytest
 from contract import EPOCH, StoreContract, exact, labels, outcomes, owners, put, row, unique
 
 from anwen.errors import PolicyError, StorageError
-from anwen.store import sqlite_schema
+from anwen.store import sqlite_copy, sqlite_schema
 from anwen.store.base import Outcome
 from anwen.store.sqlite import SqliteStore
 
@@ -146,20 +146,78 @@ async def test_one_failing_put_does_not_take_its_neighbours_along(store):
     assert [r[0].outcome for i, r in enumerate(results) if i != 3] == [Outcome.STORED] * 6
 
 
+def disk_error(name):
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    return error
+
+
 async def test_after_a_disk_error_nothing_is_written_until_a_restart(tmp_path):
     engine = SqliteStore(tmp_path / "anwen.sqlite")
     await put(engine, row())
-    error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
 
     def failing(_db):
-        raise error
+        raise disk_error("SQLITE_IOERR_FSYNC")
 
     with pytest.raises(StorageError, match="SQLITE_IOERR_FSYNC"):
         await engine._submit(failing, 1)
     with pytest.raises(StorageError, match="start again"):
         await put(engine, row())
     await engine.close()
+
+
+async def test_a_disk_error_in_a_group_has_none_of_it_tried_again(store):
+    begun, go, runs = threading.Event(), threading.Event(), []
+
+    def busy(_db):
+        begun.set()
+        go.wait()
+
+    def failing(_db):
+        runs.append(1)
+        raise disk_error("SQLITE_IOERR_FSYNC")
+
+    first = asyncio.create_task(store._submit(busy, 1))
+    await asyncio.to_thread(begun.wait)
+    one = row()
+    group = [asyncio.create_task(c) for c in (store._submit(failing, 1), put(store, one), store._submit(failing, 1))]
+    await asyncio.sleep(0)
+    go.set()
+    await first
+    for refused in await asyncio.gather(*group, return_exceptions=True):
+        assert isinstance(refused, StorageError)
+        assert "SQLITE_IOERR_FSYNC" in str(refused)
+    assert len(runs) == 1
+    assert await store.get(EPOCH, [one.record], ()) == []
+    with pytest.raises(StorageError, match="start again"):
+        await put(store, row())
+
+
+@pytest.mark.parametrize("keys", [1, 64])
+async def test_a_disk_error_in_a_read_stops_writing_though_the_engine_has_ended_the_transaction(store, keys):
+    def failing(db):
+        db.execute("ROLLBACK")  # as SQLite does then by itself
+        raise disk_error("SQLITE_IOERR_READ")
+
+    with pytest.raises(StorageError, match="SQLITE_IOERR_READ"):
+        await store._read(failing, keys)
+    with pytest.raises(StorageError, match="start again"):
+        await put(store, row())
+
+
+async def test_a_disk_error_in_a_copy_stops_writing(store, monkeypatch):
+    def failing(db, _dump=sqlite_copy.dump):
+        batches = _dump(db)
+        yield next(batches)
+        db.execute("ROLLBACK")
+        batches.throw(disk_error("SQLITE_IOERR_READ"))
+
+    await put(store, row())
+    monkeypatch.setattr(sqlite_copy, "dump", failing)
+    with pytest.raises(StorageError, match="SQLITE_IOERR_READ"):
+        _ = [batch async for batch in store.dump()]
+    with pytest.raises(StorageError, match="start again"):
+        await put(store, row())
 
 
 _WRITER = """

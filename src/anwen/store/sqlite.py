@@ -145,7 +145,8 @@ class SqliteStore:
             try:
                 return run(db)
             finally:
-                db.execute("COMMIT")
+                if db.in_transaction:  # a failed read of the disk has ended it, and is what to tell
+                    db.execute("COMMIT")
                 self._read_s = time.perf_counter() - begun
         except sqlite3.Error as error:
             raise self._error(error) from error
@@ -190,11 +191,12 @@ class SqliteStore:
         try:
             results = self._transaction(jobs)
         except BaseException as error:  # noqa: BLE001 - the edge of the writer's thread: whoever waits gets it
+            failure = self._error(error)  # first of all: after a failed write none of them is tried again
             if len(jobs) > 1:
                 for job in jobs:
                     self._group([job])
             elif jobs:
-                jobs[0].done.set_exception(self._error(error))
+                jobs[0].done.set_exception(failure)
             return
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
@@ -208,8 +210,9 @@ class SqliteStore:
             # commit point: a crash before it leaves nothing of these jobs, after it all of them
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # it must not hide what it follows
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             raise
         return results
 

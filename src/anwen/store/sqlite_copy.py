@@ -24,7 +24,8 @@ def dump(db: sqlite3.Connection) -> Generator[Batch, None, None]:
             while batch := rows.fetchmany(ROWS):
                 yield table, batch
     finally:
-        db.execute("COMMIT")
+        if db.in_transaction:  # a failed read of the disk has ended it
+            db.execute("COMMIT")
 
 
 def load(db: sqlite3.Connection, batches: Iterator[Batch]) -> None:
