@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import hashlib
 import os
+import threading
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -45,11 +47,14 @@ from anwen.errors import (
     UnavailableError,
 )
 from anwen.formats import policy_chain, wire
-from anwen.formats.envelope import split_cells, split_wraps
+from anwen.formats.envelope import join_cells, split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
 from anwen.node import service
 from anwen.node.service import Node
-from anwen.store.base import NOWHERE, Outcome
+from anwen.store.base import NOWHERE, Outcome, StoredRow
+from anwen.store.trim import NO_WRAPS
+
+NO_CELLS = join_cells([], [])
 
 
 def labels(count=1):
@@ -150,6 +155,38 @@ async def test_listing_goes_by_pages(ask):
             break
         after = page[-1]
     assert got == sorted(r.record for r in rows)
+
+
+class Compared(bytes):
+    """Counts how often one is compared."""
+
+    times = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other):
+        Compared.times += 1
+        return bytes.__eq__(self, other)
+
+
+async def test_a_large_listing_leaves_turns_to_others(node, ask, monkeypatch):
+    subjects = sorted(labels(400))
+    rows = [StoredRow(PERSON, Compared(s), s, 1, s, NOW_S, 0, NO_CELLS, NO_WRAPS, True) for s in subjects]
+    monkeypatch.setattr(node._store, "list_subjects", AsyncMock(return_value=subjects))
+    monkeypatch.setattr(node._store, "get", AsyncMock(return_value=rows))
+    threads = []
+
+    def given(self, *parts, _rows=Node._rows):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return _rows(self, *parts)
+
+    monkeypatch.setattr(Node, "_rows", given)
+    answer = await ask("node_list", listing(subjects=subjects, limit=len(subjects)), "casework")
+    assert 0 < Compared.times <= 2 * len(rows)  # not each row with each subject
+    assert wire.rows_in(wire.decode(answer, "rows").tables["rows"]) == len(subjects)
+    await ask("node_list", listing(), "casework")
+    rows[1:] = []
+    await ask("node_list", listing(), "casework")
+    assert threads == [False, False, True]
 
 
 async def test_a_replayed_put_answers_the_same_and_changes_nothing(node, ask):

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +30,7 @@ MAX_RECORDS = 16_384
 """Records or labels that one get, find, list or delete names."""
 
 _EPOCHS_LAST_S = 10.0
-_AT_ONCE = 128  # rows of a put that are checked without giving others a turn
+_AT_ONCE = 128  # rows of a put that are checked, or given out, without giving others a turn
 _load_public_key = lru_cache(maxsize=1024)(grants.load_public_key)
 
 
@@ -154,7 +154,7 @@ class Node:
         if not caller.meets():
             raise _refused("the purpose neither opens nor searches")
         rows = await self._store.get(await self._current_epoch(), _ids(message.tables["records"]["record"]), ())
-        return self._rows(caller, message, [], rows)
+        return await self._answer(caller, message, [], rows)
 
     async def _find(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_find")
@@ -166,7 +166,7 @@ class Node:
         rows: list[StoredRow] = []
         if records and caller.purpose.search:
             rows = await self._store.get(await self._current_epoch(), records, ())
-        return self._rows(caller, message, hits, rows)
+        return await self._answer(caller, message, hits, rows)
 
     async def _list(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_list")
@@ -176,16 +176,17 @@ class Node:
         if not 1 <= limit <= MAX_RECORDS:
             raise TooLargeError(f"limit of {limit} records, expected 1 to {MAX_RECORDS}")
         subjects, after = _ids(message.tables["subjects"]["subject"]), message.opaque("after")
+        wanted = frozenset(subjects)
         rows: list[StoredRow] = []
         while limit > 0:
             ids = await self._store.list_subjects(collection, subjects, after, limit)
             got = await self._store.get(await self._current_epoch(), ids, ())
-            found = [r for r in got if r.collection == collection and (not subjects or r.subject in subjects)]
+            found = [r for r in got if r.collection == collection and (not wanted or r.subject in wanted)]
             rows += found
             if len(ids) < limit:
                 break
             after, limit = ids[-1], limit - len({r.record for r in found})  # some were deleted since they were listed
-        return self._rows(caller, message, [], rows)
+        return await self._answer(caller, message, [], rows)
 
     async def _state(self, caller: _Caller, body: bytes) -> bytes:
         wire.decode(body, "node_state")
@@ -199,7 +200,10 @@ class Node:
         await self._store.find([self._random(16)])  # as callers read: a member that reaches no other is no store
         return encode_outcomes(self._random(wire.SALT_BYTES), [], [])
 
-    def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Iterable[StoredRow]) -> bytes:
+    async def _answer(self, *parts: *tuple[_Caller, wire.Message, Sequence[Hit], Sequence[StoredRow]]) -> bytes:
+        return await asyncio.to_thread(self._rows, *parts) if len(parts[-1]) > _AT_ONCE else self._rows(*parts)
+
+    def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Sequence[StoredRow]) -> bytes:
         """Return rows with those cells alone that were asked for and that the purpose opens."""
         asked = frozenset(message.tables["classes"]["class"].tolist())
         allowed = {c: caller.opens(c) & asked if asked else caller.opens(c) for c in caller.meets()}
