@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from anwen.errors import OverloadedError, PolicyError, StorageError, UnavailableError
 from anwen.net.tls import make_certificate
 from anwen.rehearse import postgresql
-from anwen.store import copying, engines
+from anwen.store import base, copying, engines, postgresql_read
 from anwen.store.base import Outcome
 from anwen.store.postgresql import LANES
 from anwen.store.postgresql_link import target
@@ -205,6 +205,29 @@ async def test_statistics_state_what_durability_depends_on(store):
         "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": "",
         "data_checksums": "on",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count_s", "at_once", "least", "most"), [(4, 10_000, 20, 20), (0.5, 4, 4, 12), (0.5, 99, 0, 0)]
+)
+async def test_what_takes_long_to_count_is_counted_as_far_as_it_goes(
+    server, tmp_path, monkeypatch, count_s, at_once, least, most
+):
+    monkeypatch.setattr(base, "COUNT_S", count_s)
+    monkeypatch.setattr(postgresql_read, "COUNTED_AT_ONCE", at_once)
+    settings = fresh_settings(server, statement_timeout_s=0.3)
+    store = await engines.connect("postgresql", settings, tmp_path)
+    await put(store, *(row() for _ in range(20)))
+    name = str(settings["conninfo"]).rpartition("=")[2]
+    slow = "CREATE VIEW subject AS SELECT * FROM fast WHERE pg_sleep(0.05) IS NOT NULL"
+    execute(
+        server, "ALTER TABLE subject RENAME TO fast", slow, f"ALTER VIEW subject OWNER TO {name}", dbname=name
+    )  # fmt: skip
+    counts = await store.statistics()
+    assert least <= counts.records <= most
+    assert (counts.complete, counts.rows) == (most == 20, 20)
+    assert counts.settings["fsync"] == "on"
+    await store.close()
 
 
 async def test_tables_of_another_format_are_refused(server, tmp_path):

@@ -1,16 +1,22 @@
-"""What the PostgreSQL engine answers; each function reads one snapshot, by one statement."""
+"""What the PostgreSQL engine answers; each function but the counts reads one snapshot, by one statement."""
 
 # ruff: noqa: S608 - what is put into statements are names of tables, never values
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
+
+import psycopg
 
 from anwen.store import base
 from anwen.store import postgresql_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
 from anwen.store.postgresql_schema import Connection
 from anwen.store.trim import NO_WRAPS, current
+
+COUNTED_AT_ONCE = 10_000
 
 
 async def get(db: Connection, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
@@ -59,14 +65,24 @@ async def statistics(db: Connection, hosts: int) -> Statistics:
     epochs = await schema.epochs(db)
     tables = ["row", "posting", "subject", "deleted", *map(schema.wrap_table, epochs)]
     counted = "subject", tables[-1] if epochs else "row WHERE false", "posting", "row WHERE NOT verified"
-    columns = [f"(SELECT count(*) FROM (SELECT FROM {what} LIMIT {base.COUNT_MOST}) AS counted)" for what in counted]
     answer = await db.execute(
-        f"SELECT {', '.join(columns)}, "
-        "(SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest(%s::text[]) AS name)",
-        (tables,),
+        "SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest(%s::text[]) AS name", (tables,)
     )
-    counts = await answer.fetchone()
-    assert counts is not None
-    records, versions, postings, unverified, size_bytes = counts
-    complete = max(counts[:4]) < base.COUNT_MOST
-    return Statistics(records, versions, postings, unverified, size_bytes, settings, complete)
+    ((size_bytes,),) = await answer.fetchall()
+    (records, versions, postings, unverified), whole = zip(*[await _count(db, what) for what in counted], strict=True)
+    return Statistics(records, versions, postings, unverified, size_bytes, settings, all(whole))
+
+
+async def _count(db: Connection, what: str) -> tuple[int, bool]:
+    """Return how many rows there are, as far as COUNT_MOST and COUNT_S go, and whether these are all."""
+    found, whole, until = 0, False, time.monotonic() + base.COUNT_S
+    await db.execute("BEGIN READ ONLY")
+    with contextlib.suppress(psycopg.errors.QueryCanceled):  # what was counted before stands
+        await db.execute(f"SET LOCAL statement_timeout = {round(1000 * base.COUNT_S)}")  # the session's is for calls
+        await db.execute(f"DECLARE counted NO SCROLL CURSOR FOR SELECT FROM {what}")
+        while not whole and found < base.COUNT_MOST and time.monotonic() < until:
+            step = min(COUNTED_AT_ONCE, base.COUNT_MOST - found)
+            passed = (await db.execute(f"MOVE {step} FROM counted")).rowcount
+            found, whole = found + passed, passed < step
+    await db.execute("ROLLBACK")
+    return found, whole
