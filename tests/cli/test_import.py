@@ -15,7 +15,7 @@ from anwen.cli import import_part, import_state
 from anwen.cli.failures import OK, REQUEST
 from anwen.cli.import_part import ranges
 from anwen.cli.import_state import ImportFolder, PartState, Plan
-from anwen.errors import BudgetError
+from anwen.errors import BudgetError, DisputeError, UnavailableError
 from anwen.files import FileFormat, read_rows
 
 IMPORT = ("--as", "importer", "--json")
@@ -191,6 +191,40 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
     done = here("import", "person", file, "--resume", *IMPORT)
     assert (done.rows[0]["stored"], done.rows[0]["already"], done.rows[0]["rejected"]) == (200, 0, 0), done.err
     assert stored(here, numbers) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [(BudgetError("spent"), 5000), (UnavailableError("no answer"), 5200), (DisputeError("x"), 5400)],
+    ids=["budget", "unavailable", "dispute"],
+)
+def test_a_second_pass_that_fails_stops_an_import_that_goes_on_with_the_rows_left(
+    here, tmp_path, monkeypatch, error, base
+):
+    from anwen.access import connect
+    from anwen.client.writing import Writer
+
+    name = f"Common {error.code.title()}"
+    with connect(here.vault, key="importer", purpose="intake") as v:
+        assert not any(r.error for r in v.put_many("person", people(range(base, base + 60), name=name)))
+    rows = [*people(range(base + 60, base + 70)), *people(range(base + 70, base + 75), name=name)]
+    file, rejects = write_csv(tmp_path / "p.csv", rows), tmp_path / "p.csv.rejects"
+    real, calls = Writer._put, []
+
+    async def put(self, purpose, plain):
+        calls.append(len(plain))
+        if len(calls) == 2:
+            raise error
+        return await real(self, purpose, plain)
+
+    monkeypatch.setattr(Writer, "_put", put)
+    job = one_part(here, file, rejects, 32)
+    assert import_part.run_parts(job, lambda part, state: None).code == error.code
+    noted = ImportFolder(rejects).load(0)
+    assert (calls, sum(b - a + 1 for a, b in noted.stored), noted.done) == ([15, 5], 10, 0)
+    done = here("import", "person", file, "--resume", *ONE)
+    assert (done.rows[0]["stored"], done.rows[0]["already"], done.rows[0]["rejected"]) == (15, 0, 0), done.err
+    assert stored(here, range(base + 60, base + 75)) == (15, 1)
 
 
 def one_part(here, file, rejects, batch):

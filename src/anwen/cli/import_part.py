@@ -22,13 +22,16 @@ from anwen.cli.import_state import ImportFolder, PartState, Plan, Taken
 from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.errors import AnwenError, ConflictError, StorageError, place
+from anwen.errors import AnwenError, ConflictError, MalformedError, NotFoundError, StorageError, place
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
 UNDER_WAY = 2
 PATIENT = Timing(deadline_s=600.0, request_s=120.0)
 """Nobody waits for one batch: databases that have just started, or share a small machine, may take their time."""
+
+OF_A_ROW = (ConflictError, MalformedError, NotFoundError)
+"""What may be wrong with a row. Whatever else a row could not be stored for, it may be put again."""
 
 Tell = Callable[[int, PartState], None]
 
@@ -137,10 +140,15 @@ class PartImport:
     async def _settle(self, batch: _Batch, skipped: list[tuple[int, int]]) -> None:
         """Count a batch's rows and move on behind it."""
         try:
-            results = iter(await batch.outcome)
+            outcomes = await batch.outcome
         except BaseException:
             batch.outcome.cancel()
             raise
+        wrong = next((r.error for r in outcomes if r.error and not isinstance(r.error, OF_A_ROW)), None)
+        if wrong is not None:
+            self._note(batch, outcomes)
+            raise wrong
+        results = iter(outcomes)
         counts, reasons = Counter(self.state.counts), Counter(self.state.reasons)
         for at, row in enumerate(batch.rows, batch.start):
             reject = row if isinstance(row, Reject) else None
@@ -175,8 +183,12 @@ class PartImport:
                 results = await batch.outcome
             except AnwenError:
                 continue
-            places = [i for i, done in zip(batch.sent, results, strict=True) if done.error is None]
-            self.state.stored += ranges(places)
+            self._note(batch, results)
+
+    def _note(self, batch: _Batch, results: list[PutResult]) -> None:
+        """Note which rows of a batch are stored, for it is not counted."""
+        places = [i for i, done in zip(batch.sent, results, strict=True) if done.error is None]
+        self.state.stored += ranges(places)
 
 
 def ranges(numbers: list[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Callers of one process share requests: what waits while a request is under way goes out together with the next.
 
 A batch holds only items of one kind, principal and purpose. When a batch of several callers fails, each caller's
-part is tried alone, so that one caller's refusal never becomes another's.
+part is tried alone, so that one caller's refusal never becomes another's. Not where an answer is missing: that is no
+caller's fault, and rows that may be stored would be sealed anew, and told that somebody else was faster.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from anwen.errors import UnavailableError
+from anwen.errors import QuorumError, UnavailableError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,9 +87,11 @@ class Batcher(Generic[Item, Result]):
             at += len(items)
 
     async def _alone(self, batch: list[tuple[list[Item], asyncio.Future[list[Result]]]], error: Exception) -> None:
-        if len(batch) == 1:
-            if not batch[0][1].done():
-                batch[0][1].set_exception(error)
+        # fewer than t keepers may have agreed because of one caller's part
+        if len(batch) == 1 or (isinstance(error, UnavailableError) and not isinstance(error, QuorumError)):
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
             return
         for part in batch:
             await self._together([part])

@@ -33,6 +33,11 @@ def failing(error: AnwenError | None) -> None:
         noted[:] = [] if error is None else [str(error)]
 
 
+def failed() -> str:
+    """Return what to add to an error that tells that time ran out: why what was tried again failed last."""
+    return "".join(f": {said}" for said in _failed.get() or ())
+
+
 def bounded(method: Method) -> Method:
     """Return a vault's method that ends within `Timing.deadline_s`, with an UnavailableError if need be, which says
     what failed before if it was tried again. Its class is no narrower one: those say that nothing was carried out.
@@ -51,8 +56,7 @@ def bounded(method: Method) -> Method:
             async with asyncio.timeout(deadline_s):
                 return await work
         except TimeoutError:
-            why = "".join(f": {said}" for said in noted)
-            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s{why}"
+            what = f"{method.__name__.strip('_')}: not done within {deadline_s:g} s{failed()}"
             told = UnavailableError(f"{what}; a write may have been carried out all the same")
         except AnwenError as error:
             told = error

@@ -74,7 +74,11 @@ class AsyncVault:
         A row of a collection that refers to another's subject names him by "subject" (a handle in hex) or by
         "COLLECTION.FIELD" (a unique field, for instance "person.id_number").
 
-        Raises: DeniedError, QuorumError, DisputeError: nothing was stored.
+        Rows of common values may take several passes, each charged; what ends a later one (BudgetError, for instance)
+        is the error of those rows alone.
+
+        Raises: DeniedError, QuorumError, DisputeError: nothing was stored. UnavailableError, also as a row's error: no
+        answer came, and rows may be stored. Put again they are new records: a second time, without a unique field.
         """
         schema, mappings = self._collection(collection), frames.rows_of(rows)
         keys = await self._prehash_keys(schema, schema.fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import secrets
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from anwen.client.deadline import bare, failed
 from anwen.client.finding import Gap, Query, first_free, token_table, without_gaps
 from anwen.client.opening import stack
 from anwen.client.quorum import Bytes, Flags
@@ -38,11 +40,16 @@ Numbers = npt.NDArray[np.int64]
 MOST_CANDIDATES = 64
 ATTEMPTS = 8  # in a row without storing anything
 MOST_HINTS = 2**18
+LAST_PASS = 0.8
+"""Of the deadline: what is left then is given up, so that the call still tells of the rows that are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """What became of a row. With an error, nothing of the row is stored."""
+    """What became of a row. With an error, nothing of the row is stored.
+
+    But with an UnavailableError it may be: an answer that did not come leaves open what was done.
+    """
 
     record: str
     subject: str
@@ -62,22 +69,37 @@ class Writer:
         """Seal and store rows; one result for each, in order.
 
         A row whose posting found every candidate slot taken (its value is commoner than this writer knew) is stored by
-        a further put, sealed anew, once the free slots are known.
+        a further put, sealed anew, once the free slots are known. What ends that one is the error of the rows left.
 
         Raises:
             DisputeError: keepers contradict each other; nothing was stored. DeniedError, QuorumError: likewise.
+            UnavailableError: no node answered; rows may be stored all the same.
         """
         results: dict[int, PutResult] = {}
         left, stuck = list(range(len(rows))), 0
-        while left and stuck < ATTEMPTS:
-            answers = zip(left, await self._put(purpose, [rows[i] for i in left]), strict=True)
-            results |= {place: result for place, result in answers if result is not None}
-            stuck = stuck + 1 if not results.keys() & set(left) else 0
-            left = [i for i in left if i not in results]
-        crowded = UnavailableError("no free slot for a posting: other writers of the same value were faster each time")
-        return [results.get(i) or PutResult("", row.subject.hex(), 0, crowded) for i, row in enumerate(rows)]
+        why: AnwenError = UnavailableError("no free slot for a posting: other writers were faster each time")
+        until_s = asyncio.get_running_loop().time() + LAST_PASS * self.session.timing.deadline_s
+        try:
+            while left and stuck < ATTEMPTS:
+                async with asyncio.timeout_at(until_s if results else None):
+                    batch, node, outcomes, slots = await self._put(purpose, [rows[i] for i in left])
+                answers = zip(left, batch.results(outcomes), strict=True)
+                results |= {place: result for place, result in answers if result is not None}
+                stuck = stuck + 1 if not results.keys() & set(left) else 0
+                left = [i for i in left if i not in results]
+                async with asyncio.timeout_at(until_s if results else None):
+                    await self._learn(purpose, node, batch, slots)
+                    await self._find_slots(purpose, batch, outcomes == wire.Outcome.NO_SLOT)
+        except (AnwenError, TimeoutError) as error:
+            if not results:
+                raise
+            # what is stored is stored: its outcome must reach the caller, who would put it once more
+            late = UnavailableError(f"not done in time{failed()}; the row may be stored all the same")
+            why = bare(error) if isinstance(error, AnwenError) else late
+        return [results.get(i) or PutResult("", row.subject.hex(), 0, why) for i, row in enumerate(rows)]
 
-    async def _put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult | None]:
+    async def _put(self, purpose: str, rows: Sequence[Plain]) -> tuple[_Batch, str, Numbers, Numbers]:
+        """Return what was sent, the node that answered, outcomes of rows and slots of postings."""
         batch = _Batch(self.session, rows)
         self._check_fresh(batch.deks)
 
@@ -100,9 +122,7 @@ class Writer:
         body = wire.encode("node_put", self.session.random(wire.SALT_BYTES), scalars, tables, blobs)
         read = functools.partial(_outcomes, len(rows), tables["postings"]["labels"].astype(np.int64))
         node, (outcomes, slots) = await self.session.node("node_put", purpose, body, read)
-        await self._learn(purpose, node, batch, starts, slots)
-        await self._find_slots(purpose, batch, starts, outcomes == wire.Outcome.NO_SLOT)
-        return batch.results(outcomes)
+        return batch, node, outcomes, slots
 
     def _check_fresh(self, deks: Bytes) -> None:
         """Refuse to seal with random bytes that came before: two bodies under one key and IV would lay both open."""
@@ -111,9 +131,10 @@ class Writer:
             raise IntegrityError("the source of random bytes repeats itself: nothing was sealed")
         self._first_dek = drawn[0]
 
-    async def _learn(self, purpose: str, node: str, batch: _Batch, starts: Sequence[int], slots: Numbers) -> None:
+    async def _learn(self, purpose: str, node: str, batch: _Batch, slots: Numbers) -> None:
         """Remember where the free slots of common values begin, as far as a second node says so, too."""
         ends: dict[int, int] = {}
+        starts = batch.starts
         for (_, query_row, _), slot in zip(batch.postings, slots.tolist(), strict=True):
             if query_row is not None and slot != wire.NOWHERE and not batch.queries[query_row].unique:
                 ends[query_row] = max(starts[query_row] + slot + 1, ends.get(query_row, 0))
@@ -128,11 +149,12 @@ class Writer:
             self._next_slot.clear()
         self._next_slot[hash(query)] = max(slot, self._next_slot.get(hash(query), 0))
 
-    async def _find_slots(self, purpose: str, batch: _Batch, starts: Sequence[int], full: Flags) -> None:
+    async def _find_slots(self, purpose: str, batch: _Batch, full: Flags) -> None:
         """Learn where the free slots begin of the values whose candidates were all taken."""
         crowded = {i for row, i, _ in batch.postings if full[row] and i is not None}
         wanted = sorted(i for i in crowded if not batch.queries[i].unique)
-        gaps = [Gap(batch.keys[i], max(starts[i], self._next_slot.get(hash(batch.queries[i]), 0))) for i in wanted]
+        begun = [max(batch.starts[i], self._next_slot.get(hash(batch.queries[i]), 0)) for i in wanted]
+        gaps = [Gap(batch.keys[i], slot) for i, slot in zip(wanted, begun, strict=True)]
         await first_free(self.session, purpose, gaps)
         for i, gap in zip(wanted, gaps, strict=True):
             self._remember(batch.queries[i], gap.free or 0)
@@ -170,6 +192,7 @@ class _Batch:
         self.postings: list[tuple[int, int | None, Token]] = [(i, place.get(q), t) for i, t, q in wanted]
         self._tables = self._sealed_tables()
         self.wraps, self.keys = np.empty((0, 32), np.uint8), list[bytes]()
+        self.starts: Sequence[int] = ()  # the slot of each query from which on labels were offered
 
     def _sealed_tables(self) -> dict[str, wire.Table]:
         plain = [r.plain for r in self.rows]
@@ -210,6 +233,7 @@ class _Batch:
         A field without a value has a posting like any other, under labels that nobody will ever ask for: that it is
         empty is as much somebody's secret as what others hold.
         """
+        self.starts = starts
         counts, labels, macs = [], [], []
         total = Counter(query_row for _, query_row, _ in self.postings)
         label_of = []
