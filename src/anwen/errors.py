@@ -11,7 +11,7 @@ AnwenError
 │   ├── GrantError              the grant does not cover this request
 │   ├── RefusedError            the keepers refuse to open this, or it is not there
 │   └── BudgetError             budget spent; retry after `retry_after_s`
-├── UnavailableError        try again; nothing was changed
+├── UnavailableError        try again; a write may have been carried out: look first
 │   ├── QuorumError             fewer than `threshold` keepers answered
 │   ├── ClockError              a clock is more than 30 s from its peers'
 │   ├── StorageError            a disk is full or failing; the service stopped before answering
@@ -109,7 +109,7 @@ class BudgetError(DeniedError):
 
 
 class UnavailableError(AnwenError):
-    """Try again; nothing was changed."""
+    """Try again. Of a write it may be open whether it was carried out: look first, or rely on a unique field."""
 
     code = "unavailable"
     http_status = 503

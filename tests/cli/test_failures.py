@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from anwen import errors
 from anwen.cli import failures, main, output
 from anwen.errors import (
     BY_CODE,
@@ -15,6 +17,7 @@ from anwen.errors import (
     GrantError,
     OpenError,
     QuorumError,
+    UnavailableError,
 )
 
 CANARY = "canary-13800138000"
@@ -32,6 +35,13 @@ gc.collect()
 
 def test_every_code_has_a_hint_and_no_hint_is_without_code():
     assert set(failures.HINTS) == set(BY_CODE)
+
+
+def test_nobody_is_told_that_nothing_was_changed_where_a_write_may_have_been_carried_out():
+    assert "look first whether a write was carried out" in failures.HINTS["unavailable"]
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    assert not [t for t in (errors.__doc__, UnavailableError.__doc__, *failures.HINTS.values(), page)
+                if "nothing was changed" in t]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ HINTS = {
     "grant": "this principal may not do this for this purpose: see `anwen policy show`, and --as, --purpose",
     "refused": "it is unknown, expired, restricted, erased or deleted; keepers do not say which",
     "budget": "wait, ask for fewer people, or have the officers sign a larger budget; every opening so far is logged",
-    "unavailable": "try again; nothing was changed. `anwen doctor` shows who does not answer",
+    "unavailable": "try again; look first whether a write was carried out. `anwen doctor` shows who does not answer",
     "quorum": "is the vault running? `anwen up` starts it, `anwen doctor` shows which keeper does not answer",
     "clock": "set the clock (NTP) on the machine that `anwen doctor` names",
     "storage": "make room on the disk or mend it, then start the service again; what was acknowledged is kept",
