@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.ops.conftest import person, scrape
 
 import anwen
-from anwen.errors import AnwenError, BudgetError, GrantError, PolicyError, StorageError
+from anwen.errors import AnwenError, BudgetError, GrantError, PolicyError, ProofError, StorageError
 from anwen.net.metrics import BUCKETS_S, OTHER, Metrics, offer
 from anwen.net.server import SHED
 
@@ -40,7 +40,9 @@ def value(text, name, **labels):
 
 async def answering(_path, _authorization, body):
     if body:
-        raise {b"budget": BudgetError, b"grant": GrantError, b"storage": StorageError}.get(body, RuntimeError)("no")
+        raise {b"budget": BudgetError, b"grant": GrantError, b"storage": StorageError, b"proof": ProofError}.get(
+            body, RuntimeError
+        )("no")
     return b""
 
 
@@ -65,6 +67,17 @@ async def test_requests_are_counted_by_operation_and_outcome_and_no_path_becomes
     assert "zhangwei" not in text
     assert value(text, "anwen_requests_under_way") == 0
     assert {s.labels["zone"] for f in text_string_to_metric_families(text) for s in f.samples} == {'zone "1"\n'}
+
+
+@pytest.mark.parametrize(("body", "code"), [(b"storage", "storage"), (b"proof", "proof"), (b"x", "unexpected")])
+async def test_the_first_grave_failure_is_a_step_from_zero_to_one(body, code):
+    metrics = Metrics("keeper", "a", "a", {"open"})
+    series = ("anwen_requests_total", ("code", code), ("op", "open"))
+    before = samples(metrics.exposition())
+    await call(metrics.counting(answering), "open", body)
+    after = samples(metrics.exposition())
+    assert (before[series], after[series]) == (0, 1)
+    assert {n for n in after if n[0] == series[0]} == {n for n in before if n[0] == series[0]}
 
 
 async def test_the_histogram_is_cumulative_and_its_last_bucket_is_its_count():

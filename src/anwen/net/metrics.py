@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import json
 import logging
 import shutil
@@ -31,6 +32,8 @@ OTHER = "other"
 """Operation of every path that the service does not know: whoever asks chooses no label."""
 
 CODES = ("ok", "cancelled", "unexpected", *BY_CODE)
+GRAVE = ("unexpected", *(code for code, kind in BY_CODE.items() if issubclass(kind, IntegrityError | StorageError)))
+"""Shown from the start, at zero: `increase` sees nothing of a series that begins at one, and one is to wake people."""
 PLAIN = "plain-http:"
 """Before an address that is not loopback: whoever writes it knows that what is counted crosses a network readable."""
 NOTED_PER_S = 16
@@ -48,7 +51,7 @@ class Metrics:
         self._common = {"service": service, "id": name, "zone": zone}
         self._seconds = {op: [0] * (len(BUCKETS_S) + 1) for op in (*sorted(operations), OTHER)}
         self._sums = dict.fromkeys(self._seconds, 0.0)
-        self._outcomes: dict[tuple[str, str], int] = {}
+        self._outcomes = dict.fromkeys(itertools.product(self._seconds, GRAVE), 0)
         self._under_way, self._noted = 0, (0, 0)
         self._gauges: dict[str, tuple[str, list[_Gauge]]] = {}
         self.shed: Mapping[str, int] = dict.fromkeys(SHED, 0)  # those of the `Server`, once it is there
