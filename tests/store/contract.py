@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 
 from anwen.formats.envelope import join_cells, join_wraps, split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
@@ -300,6 +301,27 @@ class StoreContract:
         everything = sorted([*mine, rows[11].record])
         assert await store.list_subjects(1, [], bytes(16), 100) == everything
         assert await store.list_subjects(1, [], everything[4], 4) == everything[5:9]
+
+    async def test_of_many_versions_each_class_comes_from_its_newest_and_repeats_are_known(self, store):
+        draw = random.Random(5)
+        one = row()
+        versions, current = [one], dict.fromkeys(set(one.classes) - {INDEX_CLASS}, 1)
+        await put(store, one)
+        for number in range(2, 14):
+            classes = draw.choice([CONTACT_CLASSES, CONTACT_CLASSES, IDENTITY_CLASSES, CONTACT_CLASSES[:2]])
+            versions.append(row(one.record, number, subject=one.subject, classes=classes))
+            assert await outcomes(store, versions[-1]) == [Outcome.STORED]
+            current |= dict.fromkeys(set(classes) - {INDEX_CLASS}, number)
+            found = await store.get(EPOCH, [one.record], ())
+            assert [r.version for r in found] == sorted(set(current.values()))
+            held = {(c, r.version) for r in found for c in split_cells(r.sealed) if c != INDEX_CLASS}
+            assert held == set(current.items())
+            assert all(split_wraps(r.wraps).keys() == split_cells(r.sealed).keys() for r in found)
+        assert await outcomes(store, *versions) == [Outcome.STORED] * 13
+        assert await outcomes(store, row(one.record, 7, subject=one.subject)) == [Outcome.VERSION_TAKEN]
+        assert await store.get(EPOCH, [one.record], ()) == found
+        await put(store, *versions, epoch=EPOCH + 1)  # wraps of a later epoch
+        assert [r.wraps for r in await store.get(EPOCH + 1, [one.record], ())] == [r.wraps for r in found]
 
     # --- deletion --------------------------------------------------------------------------------------------------
 

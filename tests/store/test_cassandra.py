@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from cassandra.cluster import NoHostAvailable
 from cassandra_members import connected, emptied
-from contract import EPOCH, StoreContract, outcomes, put, row
+from contract import CONTACT_CLASSES, EPOCH, StoreContract, exact, labels, outcomes, put, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anwen.errors import PolicyError, UnavailableError
+from anwen.errors import PolicyError, StorageError, UnavailableError
 from anwen.store import cassandra_schema as schema
 from anwen.store import cassandra_session
 from anwen.store.base import Outcome
 from anwen.store.cassandra_schema import check_replication
-from anwen.store.cassandra_session import ATTEMPTS, HEDGES, HEDGES_AT_ONCE, Settings, _Hedge, _HedgePlan
+from anwen.store.cassandra_session import ATTEMPTS, HEDGES, HEDGES_AT_ONCE, Session, Settings, _Hedge, _HedgePlan
 from anwen.store.cassandra_write import warm_up
 
 POINTS = {"contact_points": ["127.0.0.11:9042"]}
@@ -258,6 +258,42 @@ async def test_a_member_that_acknowledges_before_it_writes_is_refused(members):
         path.write_text(good)
         members.kill("c")
         await members.start_member("c")
+
+
+async def test_a_record_is_read_and_updated_without_the_versions_that_were_replaced(store, monkeypatch):
+    one, real, read = row(postings=[exact(*labels(2))]), Session.run, []
+
+    async def run(self, statement, *more):
+        parts = await real(self, statement, *more)
+        read.extend(r for part in parts for r in part if "ks}.row" in statement or "ks}.wrap" in statement)
+        return parts
+
+    await put(store, one)
+    monkeypatch.setattr(Session, "run", run)
+    amounts = []
+    for version in range(2, 40):
+        read.clear()
+        update = row(one.record, version, subject=one.subject, classes=CONTACT_CLASSES, postings=[exact(*labels(2))])
+        assert await outcomes(store, update) == [Outcome.STORED]
+        written = len(read)
+        assert [r.version for r in await store.get(EPOCH, [one.record], ())] == [1, version]
+        amounts.append((written, len(read)))
+    assert len(set(amounts[3:])) == 1, amounts
+    assert amounts[-1][1] < 20, "rows of two tables"
+
+
+async def test_tables_of_an_earlier_build_are_refused(members):
+    node = await connected(members, keyspace="earlier")
+    try:
+        await node._session.define("DROP TABLE earlier.row")
+        await node._session.define(
+            "CREATE TABLE earlier.row (record blob, version bigint, PRIMARY KEY (record, version))"
+        )
+        with pytest.raises(StorageError, match="tables of an earlier build"):
+            await connected(members, keyspace="earlier")
+        await node._session.define("DROP TABLE earlier.row")
+    finally:
+        await node.close()
 
 
 async def test_a_keyspace_whose_writes_go_past_the_commit_log_is_refused(members):

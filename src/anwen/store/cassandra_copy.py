@@ -28,7 +28,7 @@ from anwen.store.cassandra_read import Label, Rows, Version
 from anwen.store.cassandra_session import Session, Settings
 from anwen.store.copying import Batch, Row, epoch_of
 from anwen.store.placing import entries
-from anwen.store.trim import NO_WRAPS
+from anwen.store.trim import NO_WRAPS, current
 
 log = logging.getLogger("anwen.store")
 
@@ -91,6 +91,7 @@ class CassandraCopy:
 
     def __init__(self, session: Session, folder: Path) -> None:
         self._session, self._folder = session, folder
+        self._loaded: list[StoredRow] = []  # of the record that rows are loaded of: what is current up to there
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -179,7 +180,7 @@ class CassandraCopy:
             keys = [(r, v, tags[r, v], wraps, 2 * v) for r, v, wraps in rows if (r, v) in tags]
             await run(write.WRAP.format(epoch), keys)
         elif table == "row":
-            await run(_ROW, [_cells(*row) for row in rows])
+            await run(_ROW, [self._cells(*row) for row in rows])
         elif table == "posting":  # of unique values, too: whoever finds such an entry takes the value as taken
             await run(write.POSTING, [(la, r, _RUN if r else b"", mac, _AT if r else 1) for la, r, mac in rows])
         elif table == "subject":
@@ -189,6 +190,17 @@ class CassandraCopy:
             )
         else:
             await run(write.MARK, [(version, version, record) for record, version in rows])
+
+    def _cells(  # noqa: PLR0917 - the columns of a table
+        self, record: bytes, version: int, tag: bytes, collection: int, subject: bytes, collected_s: int,
+        expires_s: int, verified: int, labels: bytes, sealed: bytes,
+    ) -> Row:  # fmt: skip
+        """Return the columns of a row; those of a record come one after the other, versions ascending."""
+        about = collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified)
+        earlier = [row for row in self._loaded if row.record == record]
+        self._loaded = current([*earlier, row := StoredRow(*about)], frozenset())
+        cell = read.body(row, labels, (), (e.version for e in earlier))
+        return record, version, cell, bool(verified), 2 * version
 
 
 class _Draft:
@@ -251,14 +263,6 @@ def _row(version: Version) -> Row:
     r = version.row
     about = (r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, int(r.verified))
     return *about, version.labels, r.sealed
-
-
-def _cells(  # noqa: PLR0917 - the columns of a table
-    record: bytes, version: int, tag: bytes, collection: int, subject: bytes, collected_s: int, expires_s: int,
-    verified: int, labels: bytes, sealed: bytes,
-) -> Row:  # fmt: skip
-    row = StoredRow(collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified))
-    return record, version, read.body(row, labels, ()), bool(verified), 2 * version
 
 
 def _lacks_entry(record: bytes, here: Rows, labels: Mapping[bytes, Label]) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,22 +14,26 @@ from anwen.errors import MalformedError
 from anwen.formats.envelope import split_cells
 from anwen.store import base
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
-from anwen.store.cassandra_session import Session
+from anwen.store.cassandra_session import Keys, Session
 from anwen.store.placing import Known, entries
 from anwen.store.trim import NO_WRAPS, current
 
 GROUP = 16
 """Keys that one statement names: fewer requests, while a member answers for few partitions at a time."""
 
-_HEAD = struct.Struct(">16s16sQQQHH")  # tag, subject, collection, collected, expires, bytes of labels, of unique ones
+_HEAD = struct.Struct(">16s16sQQQHHH")
+"""Tag, subject, collection, collected, expires, bytes of labels, of unique ones, of the numbers of versions before."""
 BUCKETS = 1024
 _BURSTS = 32
 """Buckets that are read at a time when a whole collection is listed."""
 
 ALL_ROWS = "SELECT record, version, body, verified, deleted FROM {ks}.row"
-ROW = ALL_ROWS + " WHERE record IN ?"
+_ROW = ALL_ROWS + " WHERE record IN ?"
+NEWEST = _ROW + " PER PARTITION LIMIT 2"
+_SOME = ALL_ROWS + " WHERE record = ? AND version IN ?"
+_WRAPS = "SELECT record, version, tag, wraps FROM {{ks}}.wrap_{} WHERE record "
 POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
-_VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ?"
+_VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ? PER PARTITION LIMIT 1"
 _ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
 ALL_LABELS = "SELECT DISTINCT label FROM {ks}.posting"
 _SUBJECT = "SELECT record FROM {ks}.subject WHERE subject = ? AND collection = ? AND record > ? LIMIT ?"
@@ -42,6 +47,7 @@ class Version:
     row: StoredRow
     labels: bytes  # `placing.Known.labels`
     unique: frozenset[bytes]  # those of its labels that unique values took
+    before: frozenset[int]  # versions that were current, for some class, when it was written
 
     def known(self) -> Known:
         row = self.row
@@ -78,6 +84,17 @@ class Rows:
             current |= version.named()
         return set().union(*current.values())
 
+    def numbers(self) -> set[int]:
+        return {v.row.version for v in (*self.versions, *self.hidden)}
+
+    def needed(self, besides: Iterable[int] = ()) -> set[int]:
+        """Return the numbers of the newest version and of `besides`, and of those that were current before them."""
+        if not self.versions:
+            return set()
+        newest = self.versions[-1].row.version
+        roots = {newest, *(number for number in besides if number < newest)}
+        return roots.union(*(v.before for v in self.versions if v.row.version in roots))
+
     def has(self, version: int, tag: bytes) -> bool:
         """Return whether a version is there, and visible, as one writer sealed it."""
         return any((v.row.version, v.row.tag) == (version, tag) for v in self.versions)
@@ -102,25 +119,25 @@ class Label:
         return self.owner_mac if self.owner == record else next(iter(macs), None)
 
 
-def body(row: PutRow | StoredRow, labels: bytes, unique: Iterable[bytes]) -> bytes:
-    """Return a version's cell."""
-    marked = b"".join(unique)
-    head = _HEAD.pack(
-        row.tag, row.subject, row.collection, row.collected_s, row.expires_s, len(labels), len(marked)
-    )  # fmt: skip
-    return head + labels + marked + row.sealed
+def body(row: PutRow | StoredRow, labels: bytes, unique: Iterable[bytes], before: Iterable[int]) -> bytes:
+    """Return a version's cell. `before`: the versions that were current until then."""
+    parts = labels, b"".join(unique), b"".join(number.to_bytes(4) for number in before)
+    sizes = map(len, parts)
+    head = _HEAD.pack(row.tag, row.subject, row.collection, row.collected_s, row.expires_s, *sizes)
+    return head + b"".join(parts) + row.sealed
 
 
 def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Version:
     if len(cell) < _HEAD.size or max(_HEAD.unpack_from(cell)[2:5]) >= 2**63:  # junk, of which nothing is current
         cell = bytes(_HEAD.size) + b"?"
-    tag, subject, collection, collected_s, expires_s, size, marks = _HEAD.unpack_from(cell)
-    at = _HEAD.size + size
-    marked = cell[at : at + marks]
-    unique = frozenset(marked[i : i + 16] for i in range(0, marks, 16))
-    sealed = cell[at + marks :]
+    tag, subject, collection, collected_s, expires_s, *sizes = _HEAD.unpack_from(cell)
+    ends = list(itertools.accumulate(sizes, initial=_HEAD.size))
+    labels_, marked, numbers = (cell[at:end] for at, end in itertools.pairwise(ends))
+    unique = frozenset(marked[i : i + 16] for i in range(0, len(marked), 16))
+    before = frozenset(int.from_bytes(numbers[i : i + 4]) for i in range(0, len(numbers), 4))
+    sealed = cell[ends[-1] :]
     row = StoredRow(collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, verified)
-    return Version(row, cell[_HEAD.size : at], unique)
+    return Version(row, labels_, unique, before)
 
 
 def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
@@ -129,21 +146,45 @@ def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
     return [(distinct[at : at + GROUP],) for at in range(0, len(distinct), GROUP)]
 
 
-async def rows(session: Session, records: Iterable[bytes]) -> dict[bytes, Rows]:
-    """Return what is there of records, versions ascending; nothing of unknown ones."""
+async def rows(session: Session, records: Iterable[bytes], statement: str = _ROW) -> dict[bytes, Rows]:
+    """Return all that is there of records, versions ascending; nothing of unknown ones."""
     found: dict[bytes, Rows] = {}
-    for part in await session.run(ROW, groups(records)):
+    for part in await session.run(statement, groups(records)):
         gather(part, found)
     return found
 
 
+async def current_rows(
+    session: Session, records: Iterable[bytes], besides: Iterable[tuple[bytes, int]] = ()
+) -> dict[bytes, Rows]:
+    """Return of records, however often they were updated, what is current, and what was before the newest version.
+
+    Args:
+        besides: records and versions to be read, too, each with what was current before it.
+    """
+    found, wanted = await rows(session, records, NEWEST), defaultdict[bytes, set[int]](set)
+    for record, number in besides:
+        wanted[record].add(number)
+    asked = {record: here.numbers() for record, here in found.items()}
+    while keys := [(r, list(rest)) for r, here in found.items() if (rest := here.needed(wanted[r]) - asked[r])]:
+        for part in await session.run(_SOME, keys):
+            gather(part, found)
+        for record, numbers in keys:
+            asked[record].update(numbers)
+    return found
+
+
 def gather(rows_: Iterable[tuple[bytes, int, bytes | None, bool, int | None]], found: dict[bytes, Rows]) -> None:
-    """Add rows of the table to what is known of their records; versions of a record come ascending."""
+    """Add rows of the table to what is known of their records."""
+    added: dict[bytes, Rows] = {}
     for record, version, cell, verified, deleted in rows_:
-        here = found.setdefault(record, Rows(deleted=deleted))
+        here = added[record] = found.setdefault(record, Rows(deleted=deleted))
         if cell is not None:  # none: the mark of a deletion alone
             visible = deleted is None or version > deleted
             (here.versions if visible else here.hidden).append(_version(record, version, cell, bool(verified)))
+    for here in added.values():
+        for versions in (here.versions, here.hidden):
+            versions.sort(key=lambda v: v.row.version)
 
 
 async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label]:
@@ -163,11 +204,24 @@ async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label
 async def get(session: Session, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return what is current of records. `epoch`: None where it has no wraps."""
     wanted = list(dict.fromkeys(records))
-    found, wrapped = await asyncio.gather(rows(session, wanted), wraps(session, epoch, wanted))
+    newest = asyncio.gather(
+        rows(session, wanted, NEWEST), _wraps(session, epoch, "IN ? PER PARTITION LIMIT 2", groups(wanted))
+    )
+    found, wrapped = await newest
+    have = {(record, number) for record, number, _ in wrapped}
+    needed = {record: here.needed() for record, here in found.items()}
+    lacking = [(r, list(rest)) for r, numbers in needed.items() if (rest := numbers - found[r].numbers())]
+    wrapless = [(r, some) for r, numbers in needed.items() if (some := [n for n in numbers if (r, n) not in have])]
+    more, others = await asyncio.gather(
+        session.run(_SOME, lacking), _wraps(session, epoch, "= ? AND version IN ?", wrapless)
+    )
+    for part in more:
+        gather(part, found)
+    wrapped |= others
     asked, given = frozenset(classes), []
     for record in wanted:
-        if here := found.get(record):
-            with_wraps = [_with_wraps(v.row, wrapped) for v in here.versions]
+        if record in found:
+            with_wraps = [_with_wraps(v.row, wrapped) for v in found[record].versions]
             given += current(with_wraps, asked)
     return given
 
@@ -176,12 +230,15 @@ def _with_wraps(row: StoredRow, wrapped: dict[tuple[bytes, int, bytes], bytes]) 
     return replace(row, wraps=wrapped.get((row.record, row.version, row.tag), NO_WRAPS))
 
 
-async def wraps(session: Session, epoch: int | None, records: Iterable[bytes]) -> dict[tuple[bytes, int, bytes], bytes]:
-    """Return the wraps of records in an epoch, by record, version and tag."""
+async def wraps(session: Session, epoch: int, records: Iterable[bytes]) -> dict[tuple[bytes, int, bytes], bytes]:
+    """Return all wraps of records in an epoch, by record, version and tag."""
+    return await _wraps(session, epoch, "IN ?", groups(records))
+
+
+async def _wraps(session: Session, epoch: int | None, where: str, keys: Keys) -> dict[tuple[bytes, int, bytes], bytes]:
     if epoch is None:
         return {}
-    select = f"SELECT record, version, tag, wraps FROM {{ks}}.wrap_{int(epoch)} WHERE record IN ?"  # noqa: S608 - a number
-    parts = await session.run(select, groups(records))
+    parts = await session.run(_WRAPS.format(int(epoch)) + where, keys)
     return {(record, version, tag): blob for part in parts for record, version, tag, blob in part}
 
 
@@ -192,7 +249,7 @@ async def find(session: Session, wanted: Sequence[bytes]) -> list[Hit]:
     """
     found = await labels(session, wanted)
     shared = {record for label in found.values() if len(label.records()) > 1 for record in label.records()}
-    known = await rows(session, shared)
+    known = await current_rows(session, shared)
     hits = []
     for i, wanted_label in enumerate(wanted):
         label = found[wanted_label]

@@ -31,6 +31,8 @@ _TABLES = {
     "loading": "key int PRIMARY KEY",
 }
 _WRAP = "record blob, version bigint, tag blob, wraps blob, PRIMARY KEY (record, version, tag)"
+_NEWEST_FIRST = {"row": "version DESC", "wrap": "version DESC, tag ASC"}
+"""So that what is current is read without what it replaced."""
 _SETTINGS = ("commitlog_sync", "auto_snapshot")
 
 
@@ -41,10 +43,23 @@ async def make(session: Session) -> None:
             f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"
         )
     there = await tables(session)
+    if "row" in there:
+        await _check_order(session)
     for name, columns in _TABLES.items():
         if name not in there:
             await _make_table(session, name, columns)
     await session.agree()  # another node may be making them at this moment
+
+
+async def _check_order(session: Session) -> None:
+    select = (
+        "SELECT clustering_order FROM system_schema.columns "
+        "WHERE keyspace_name = ? AND table_name = 'row' AND column_name = 'version'"
+    )
+    if await session.run(select, [(session.keyspace,)]) != [[("desc",)]]:
+        raise StorageError(
+            "store cassandra: tables of an earlier build: restore a backup that it makes into an empty keyspace"
+        )
 
 
 async def tables(session: Session) -> set[str]:
@@ -99,9 +114,11 @@ async def _make_table(session: Session, name: str, columns: str) -> None:
     # Two who make one table at a time give it two ids, and members that learnt of different ones never agree again:
     # the id is a function of the name, so both make the same table.
     table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"anwen/{session.keyspace}/{name}")
+    order = _NEWEST_FIRST.get(name.partition("_")[0])
+    newest_first = f"CLUSTERING ORDER BY ({order}) AND " if order else ""
     await session.define(
         f"CREATE TABLE IF NOT EXISTS {session.keyspace}.{name} ({columns}) "
-        f"WITH ID = {table_id} AND speculative_retry = 'MIN(99p,20ms)'"
+        f"WITH {newest_first}ID = {table_id} AND speculative_retry = 'MIN(99p,20ms)'"
     )
 
 

@@ -20,6 +20,7 @@ from anwen.store.base import Outcome, Posting, PutResult, PutRow
 from anwen.store.cassandra_read import Label, Rows
 from anwen.store.cassandra_session import Session, Steps
 from anwen.store.placing import Plan, entries, first_labels, other_labels, plan
+from anwen.store.trim import current
 
 ROUNDS = 8
 """Times that a row which lost a race is placed anew."""
@@ -33,7 +34,7 @@ FOREVER = 2**62
 """Timestamp of what removes rows and wraps, whose ids are spent: above every clock."""
 
 WRAP = "INSERT INTO {{ks}}.wrap_{} (record, version, tag, wraps) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
-_WRAPPED = "SELECT record, version, tag FROM {{ks}}.wrap_{} WHERE record IN ?"
+_WRAPPED = "SELECT record, version, tag FROM {{ks}}.wrap_{} WHERE record IN ? PER PARTITION LIMIT 4"
 POSTING = "INSERT INTO {ks}.posting (label, record, run, mac) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"
 TOMBSTONE = b"", b"", b"", 1
 """What stays of a posting that was given up: record, run, mac, timestamp."""
@@ -172,7 +173,7 @@ class Put:
         """Read what the rows meet, and plan."""
         self._known, self._labels = {}, {}
         self._known, self._labels, wrapped = await asyncio.gather(
-            read.rows(self._session, (r.record for r in rows)),
+            read.current_rows(self._session, (r.record for r in rows), ((r.record, r.version) for r in rows)),
             read.labels(self._session, first_labels(rows)),
             self._session.run(_WRAPPED.format(int(self._epoch)), read.groups(r.record for r in rows)),
         )
@@ -207,7 +208,7 @@ class Put:
             if here.owner and here.owner not in own:
                 foreign[label] = here
         if foreign:
-            holders = await read.rows(self._session, (here.owner or b"" for here in foreign.values()))
+            holders = await read.current_rows(self._session, (here.owner or b"" for here in foreign.values()))
             owner |= {la: b"" for la, here in foreign.items() if self._abandoned(la, here, holders)}
         return owner
 
@@ -318,9 +319,13 @@ class Put:
 
     async def _claim(self, taking: Sequence[_Taking]) -> None:
         """Make rows visible. Commit point: before it a put is invisible, after it complete but for old labels."""
-        keys = [(t.row.record, t.row.version, read.body(t.row, t.labels, t.unique()), t.row.verified) for t in taking]
+        keys = [(t.row.record, t.row.version, self._body(t), t.row.verified) for t in taking]
         for t, applied in zip(taking, await self._session.applied(_CLAIM, keys, self._begun + PUT_S), strict=True):
             t.lost = not applied
+
+    def _body(self, t: _Taking) -> bytes:
+        versions = [v.row for v in self._known.get(t.row.record, Rows()).versions]
+        return read.body(t.row, t.labels, t.unique(), (row.version for row in current(versions, frozenset())))
 
     def _stored_labels(self, row: PutRow) -> set[bytes]:
         return next(v.held() for v in self._known[row.record].versions if v.row.version == row.version)
@@ -342,7 +347,7 @@ class Put:
         """Leave what refused rows took, and slots that rows, or an earlier run of theirs, took on the way."""
         repeated = [r for r in self._rows if _WrapKey.of(r) in self._repeated]
         records = {r for *_, r, _ in self._entered} | {r for _, r, _ in self._taken} | {r.record for r in repeated}
-        known = await read.rows(self._session, records)
+        known = await read.current_rows(self._session, records, ((r.record, r.version) for r in self._rows))
         # what a stored row names stays: a claim may have been applied although its answer was lost, and another writer
         # of the same version may have stored it under the same value
         held = {(label, record) for record, here in known.items() for label in here.held()}
@@ -416,5 +421,5 @@ async def delete(session: Session, epochs: Sequence[int], records: Sequence[tupl
 def warm_up() -> Steps:
     """Return statements of each sort that a put and a read make, under a key that nobody has: they change nothing."""
     key = os.urandom(16)
-    reads = [(statement, ([key],)) for statement in (read.ROW, read.POSTING)]
+    reads = [(statement, ([key],)) for statement in (read.NEWEST, read.POSTING)]
     return [*reads, (_BURY, (1, key, key)), (_TAKE, (None, None, None, key, None, None))]
