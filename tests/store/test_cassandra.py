@@ -338,8 +338,9 @@ def test_three_racks_or_three_data_centres_will_do(zones):
         ({"contact_points": ["127.0.0.11"]}, "address:port"),
         (POINTS | {"keyspace": "a; DROP"}, "keyspace"),
         (POINTS | {"username": "u"}, "both or none"),
-        (POINTS | {"username": "u", "password_file": "none"}, "FileNotFoundError"),
-        (POINTS | {"username": "u", "password_file": "open"}, "0644"),
+        (POINTS | {"username": "u", "password_file": "open"}, "ca_file: expected with a password"),
+        (POINTS | {"username": "u", "password_file": "none", "ca_file": "ca.pem"}, "FileNotFoundError"),
+        (POINTS | {"username": "u", "password_file": "open", "ca_file": "ca.pem"}, "0644"),
     ],
 )
 def test_settings_that_are_not_known_or_not_safe_are_refused(settings, reason, tmp_path):

@@ -93,6 +93,8 @@ class Settings:
             raise PolicyError("store setting keyspace: expected [a-z][a-z0-9_]*, at most 40 characters")
         if ("username" in settings) != ("password_file" in settings):
             raise PolicyError("store settings username and password_file: expected both or none")
+        if "username" in settings and "ca_file" not in settings:
+            raise PolicyError("store setting ca_file: expected with a password, which would be sent in the clear")
         login = None
         if "username" in settings:
             login = (str(settings["username"]), _password(folder / str(settings["password_file"])))
