@@ -200,8 +200,12 @@ class Node:
         await self._store.find([self._random(16)])  # as callers read: a member that reaches no other is no store
         return encode_outcomes(self._random(wire.SALT_BYTES), [], [])
 
-    async def _answer(self, *parts: *tuple[_Caller, wire.Message, Sequence[Hit], Sequence[StoredRow]]) -> bytes:
-        return await asyncio.to_thread(self._rows, *parts) if len(parts[-1]) > _AT_ONCE else self._rows(*parts)
+    async def _answer(
+        self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Sequence[StoredRow]
+    ) -> bytes:
+        if len(rows) <= _AT_ONCE:
+            return self._rows(caller, message, hits, rows)
+        return await asyncio.to_thread(self._rows, caller, message, hits, rows)
 
     def _rows(self, caller: _Caller, message: wire.Message, hits: Sequence[Hit], rows: Sequence[StoredRow]) -> bytes:
         """Return rows with those cells alone that were asked for and that the purpose opens."""

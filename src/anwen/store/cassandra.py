@@ -24,7 +24,7 @@ async def connect(settings: Mapping[str, object], folder: Path) -> CassandraStor
         folder: what paths in `settings` are relative to.
 
     Raises: PolicyError: settings, also the cluster's, that break a promise. UnavailableError: no quorum answers.
-    StorageError: a restore is under way.
+    StorageError: a restore is under way, or tables are of an earlier build.
     """
     session = Session(Settings.parse(settings, folder))
     await session.open()

@@ -28,10 +28,10 @@ _BURSTS = 32
 """Buckets that are read at a time when a whole collection is listed."""
 
 ALL_ROWS = "SELECT record, version, body, verified, deleted FROM {ks}.row"
-_ROW = ALL_ROWS + " WHERE record IN ?"
-NEWEST = _ROW + " PER PARTITION LIMIT 2"
-_SOME = ALL_ROWS + " WHERE record = ? AND version IN ?"
-_WRAPS = "SELECT record, version, tag, wraps FROM {{ks}}.wrap_{} WHERE record "
+_WRAPS = "SELECT record, version, tag, wraps FROM {{ks}}.wrap_{}"
+_ALL, _NEWEST = " WHERE record IN ?", " WHERE record IN ? PER PARTITION LIMIT 2"
+_SOME = " WHERE record = ? AND version IN ?"
+NEWEST_ROWS = ALL_ROWS + _NEWEST
 POSTING = "SELECT label, record, run, mac, owner, owner_mac, owner_version FROM {ks}.posting WHERE label IN ?"
 _VERSIONS = "SELECT record, version, deleted FROM {ks}.row WHERE record IN ? PER PARTITION LIMIT 1"
 _ROW_KEYS = "SELECT record, version, verified, deleted FROM {ks}.row"
@@ -146,8 +146,8 @@ def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
     return [(distinct[at : at + GROUP],) for at in range(0, len(distinct), GROUP)]
 
 
-async def rows(session: Session, records: Iterable[bytes], statement: str = _ROW) -> dict[bytes, Rows]:
-    """Return all that is there of records, versions ascending; nothing of unknown ones."""
+async def rows(session: Session, records: Iterable[bytes], statement: str = ALL_ROWS + _ALL) -> dict[bytes, Rows]:
+    """Return all that is there of records, or what `statement` selects; versions ascending, nothing of unknown ones."""
     found: dict[bytes, Rows] = {}
     for part in await session.run(statement, groups(records)):
         gather(part, found)
@@ -162,12 +162,12 @@ async def current_rows(
     Args:
         besides: records and versions to be read, too, each with what was current before it.
     """
-    found, wanted = await rows(session, records, NEWEST), defaultdict[bytes, set[int]](set)
+    found, wanted = await rows(session, records, NEWEST_ROWS), defaultdict[bytes, set[int]](set)
     for record, number in besides:
         wanted[record].add(number)
     asked = {record: here.numbers() for record, here in found.items()}
     while keys := [(r, list(rest)) for r, here in found.items() if (rest := here.needed(wanted[r]) - asked[r])]:
-        for part in await session.run(_SOME, keys):
+        for part in await session.run(ALL_ROWS + _SOME, keys):
             gather(part, found)
         for record, numbers in keys:
             asked[record].update(numbers)
@@ -204,17 +204,14 @@ async def labels(session: Session, wanted: Iterable[bytes]) -> dict[bytes, Label
 async def get(session: Session, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return what is current of records. `epoch`: None where it has no wraps."""
     wanted = list(dict.fromkeys(records))
-    newest = asyncio.gather(
-        rows(session, wanted, NEWEST), _wraps(session, epoch, "IN ? PER PARTITION LIMIT 2", groups(wanted))
+    found, wrapped = await asyncio.gather(
+        rows(session, wanted, NEWEST_ROWS), _wraps(session, epoch, _NEWEST, groups(wanted))
     )
-    found, wrapped = await newest
     have = {(record, number) for record, number, _ in wrapped}
     needed = {record: here.needed() for record, here in found.items()}
     lacking = [(r, list(rest)) for r, numbers in needed.items() if (rest := numbers - found[r].numbers())]
     wrapless = [(r, some) for r, numbers in needed.items() if (some := [n for n in numbers if (r, n) not in have])]
-    more, others = await asyncio.gather(
-        session.run(_SOME, lacking), _wraps(session, epoch, "= ? AND version IN ?", wrapless)
-    )
+    more, others = await asyncio.gather(session.run(ALL_ROWS + _SOME, lacking), _wraps(session, epoch, _SOME, wrapless))
     for part in more:
         gather(part, found)
     wrapped |= others
@@ -232,7 +229,7 @@ def _with_wraps(row: StoredRow, wrapped: dict[tuple[bytes, int, bytes], bytes]) 
 
 async def wraps(session: Session, epoch: int, records: Iterable[bytes]) -> dict[tuple[bytes, int, bytes], bytes]:
     """Return all wraps of records in an epoch, by record, version and tag."""
-    return await _wraps(session, epoch, "IN ?", groups(records))
+    return await _wraps(session, epoch, _ALL, groups(records))
 
 
 async def _wraps(session: Session, epoch: int | None, where: str, keys: Keys) -> dict[tuple[bytes, int, bytes], bytes]:

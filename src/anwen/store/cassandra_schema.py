@@ -37,7 +37,10 @@ _SETTINGS = ("commitlog_sync", "auto_snapshot")
 
 
 async def make(session: Session) -> None:
-    """Make keyspace and tables, unless they are there. Raises UnavailableError."""
+    """Make keyspace and tables, unless they are there.
+
+    Raises: UnavailableError. StorageError: an earlier build made them.
+    """
     if await _keyspace(session) is None:
         await session.define(
             f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"

@@ -421,5 +421,5 @@ async def delete(session: Session, epochs: Sequence[int], records: Sequence[tupl
 def warm_up() -> Steps:
     """Return statements of each sort that a put and a read make, under a key that nobody has: they change nothing."""
     key = os.urandom(16)
-    reads = [(statement, ([key],)) for statement in (read.NEWEST, read.POSTING)]
+    reads = [(statement, ([key],)) for statement in (read.NEWEST_ROWS, read.POSTING)]
     return [*reads, (_BURY, (1, key, key)), (_TAKE, (None, None, None, key, None, None))]
