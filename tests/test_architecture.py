@@ -24,7 +24,7 @@ MAY_IMPORT = {  # package or module -> what it may import besides itself
     "client": {"errors", "model", "crypto", "formats", "policy", "net"},
     "files": {"errors", "model", "formats"},
     "sample": {"errors", "files"},
-    "vault_folder": {"errors", "model", "formats", "net.tls", "keeper.folder"},
+    "vault_folder": {"errors", "model", "formats", "net.ports", "net.tls", "keeper.folder"},
     "supervisor": {"errors", "model", "formats", "keeper.peers", "keeper.folder", "vault_folder"},
     "embedded": {"errors", "model", "keeper", "node", "store", "supervisor", "vault_folder"},
     "access": {"errors", "client", "vault_folder", "embedded"},
@@ -138,12 +138,12 @@ def test_the_code_stays_small_enough_to_be_read_whole():
     # the aim was 8,000 and 1,500 for the vault on one machine. These are where it stands with three zones, two engines on
     # servers, operations, defences against lying keepers, nodes and floods, members made warm, junk in a store that
     # costs its own record alone, callers' bytes that no log takes for its own, figures of what is shed, of disks, silent
-    # peers and lost members, and counts that end on a large store, imports in random order,
-    # answers that do not keep, and mistakes of operators that are named before they harm, keys of other keepers and
-    # missing ones among them: whoever raises them says for what.
+    # peers and lost members, and counts that end on a large store, imports in random order, answers that do not keep,
+    # ports that nothing else takes, and mistakes of operators that are named before they harm, keys of other keepers
+    # and missing ones among them: whoever raises them says for what.
     # Rehearsals and sample people are no part of a vault
     apart = ("rehearse", "sample")
-    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_410
+    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_425
     assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 6_500
     assert sum(code_lines(p) for p in FILES if owner(p) == "keeper") < 2_055
     assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 450}

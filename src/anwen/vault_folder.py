@@ -12,9 +12,8 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -36,6 +35,7 @@ from anwen.formats.policy_chain import SignedPolicy
 from anwen.keeper.folder import make_identity, read_private
 from anwen.model import Policy
 from anwen.net import tls
+from anwen.net.ports import free_port
 
 TEMPLATES = ("police", "commerce", "devices")
 POLICY_DAYS = 90
@@ -226,22 +226,21 @@ def _fill(path: Path, text: str, name: str, shape: Shape) -> None:
 
 
 def _zones(path: Path, shape: Shape) -> dict[str, dict[str, dict[str, str]]]:
-    ports = iter(_free_ports(2 * len(shape.zones) + len(shape.nodes)))
     zones: dict[str, dict[str, dict[str, str]]] = {}
     for zone in shape.zones:
         folder, host = path / "keepers" / zone, shape.hosts.get(zone, "127.0.0.1")
         folder.mkdir(parents=True, mode=0o700)
         zones[zone] = {
             "keeper": {
-                "address": f"{host}:{next(ports)}",
-                "peer_address": f"{host}:{next(ports)}",
+                "address": f"{host}:{free_port()}",
+                "peer_address": f"{host}:{free_port()}",
                 "tls_pin": _certificate(folder, f"keeper-{zone}"),
                 "identity": make_identity(folder).hex(),
             }
         }
         if zone in shape.nodes:
             pin = _certificate(path / "nodes" / zone, f"node-{zone}")
-            zones[zone]["node"] = {"address": f"{host}:{next(ports)}", "tls_pin": pin}
+            zones[zone]["node"] = {"address": f"{host}:{free_port()}", "tls_pin": pin}
     return zones
 
 
@@ -250,15 +249,6 @@ def _certificate(folder: Path, name: str) -> str:
     _write(folder / "tls.key", key, 0o600)
     _write(folder / "tls.crt", certificate)
     return tls.pin_of_pem(certificate).hex()
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    """Return ports that are free now; a vault keeps them, so `up` says clearly when one is taken later."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -26,13 +25,8 @@ from anwen.keeper.folder import read_identity
 from anwen.keeper.statement import RELEASE, sign_request
 from anwen.net.connection import Pool
 from anwen.net.metrics import NOTED_PER_S
+from anwen.net.ports import free_port
 from anwen.net.tls import make_certificate, pin_of_pem
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Processes(Rig):

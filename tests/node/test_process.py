@@ -23,13 +23,9 @@ from anwen.errors import GrantError, StorageError
 from anwen.formats import policy_chain, wire
 from anwen.net import tls
 from anwen.net.connection import Pool
+from anwen.net.ports import free_port
 from anwen.node import app
 from anwen.store.sqlite import SqliteStore
-
-
-def free_address():
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -41,7 +37,9 @@ def folder(tmp_path):
     (path / "tls.key").touch(mode=0o600)
     (path / "tls.key").write_bytes(key)
     (path / "tls.crt").write_bytes(certificate)
-    info = dataclasses.replace(POLICY.nodes["zone_a"], address=free_address(), tls_pin=tls.pin_of_pem(certificate))
+    info = dataclasses.replace(
+        POLICY.nodes["zone_a"], address=f"127.0.0.1:{free_port()}", tls_pin=tls.pin_of_pem(certificate)
+    )
     policy = dataclasses.replace(POLICY, nodes={**POLICY.nodes, "zone_a": info})
     signatures = {o: policy_chain.sign(policy, o, vault_texts.private_key(f"officer {o}")) for o in ("ada", "ben")}
     document = policy_chain.encode_signed(policy_chain.SignedPolicy(policy, signatures))

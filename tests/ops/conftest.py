@@ -1,20 +1,16 @@
 """A running vault whose services show their metrics and log in JSON."""
 
+import contextlib
 import json
-import socket
 import urllib.request
 
 import pytest
 from tests.e2e.conftest import person, running
 
 from anwen import vault_folder
+from anwen.net.ports import free_port
 
 __all__ = ["person"]
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
 
 
 def watched(folder):
@@ -42,8 +38,8 @@ def vault(tmp_path_factory):
     )
     folder = vault_folder.create(tmp_path_factory.mktemp("ops") / "police", text)
     folder.metrics = watched(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANWEN_LOG", "json")
-        with running(folder) as processes:
-            folder.processes = processes
-            yield folder
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ANWEN_LOG", "json")  # of these processes: other tests of the session read logs as text
+            folder.processes = stack.enter_context(running(folder))
+        yield folder

@@ -18,6 +18,7 @@ from tests.ops.conftest import person, scrape
 import anwen
 from anwen.errors import AnwenError, BudgetError, GrantError, PolicyError, ProofError, StorageError
 from anwen.net.metrics import BUCKETS_S, OTHER, Metrics, offer
+from anwen.net.ports import free_port
 from anwen.net.server import SHED
 
 LABELS = {"service", "id", "zone", "op", "code", "le", "engine", "reason", "peer"}
@@ -176,8 +177,6 @@ async def test_hanging_scrapers_are_few_and_not_for_long(tmp_path, unused_port, 
 
 @pytest.fixture
 def unused_port():
-    from tests.ops.conftest import free_port
-
     return free_port()
 
 

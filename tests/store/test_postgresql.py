@@ -17,8 +17,8 @@ from postgresql_server import (
 from psycopg.conninfo import conninfo_to_dict
 
 from anwen.errors import OverloadedError, PolicyError, StorageError, UnavailableError
+from anwen.net.ports import free_port
 from anwen.net.tls import make_certificate
-from anwen.rehearse import postgresql
 from anwen.store import base, copying, engines, postgresql_read
 from anwen.store.base import Outcome
 from anwen.store.postgresql import LANES
@@ -146,7 +146,7 @@ async def test_a_server_that_can_lose_acknowledged_writes_is_refused(server, tmp
 
 def with_a_second_host(settings):
     """Settings that name one that is down, too."""
-    down = postgresql.free_port("127.0.0.1")
+    down = free_port()
     conninfo = str(settings["conninfo"]).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1")
     return settings | {"conninfo": conninfo.replace("port=", f"port={down},")}
 
@@ -312,7 +312,7 @@ async def test_an_address_that_is_not_this_machines_goes_by_tls_and_another_cert
 async def test_dead_hosts_before_the_live_one_cost_nothing(server, tmp_path):
     """One refuses, one hangs: it accepts and says nothing."""
     hanging = socket.create_server(("127.0.0.1", 0))
-    ports = f"{postgresql.free_port('127.0.0.1')},{hanging.getsockname()[1]},{server.port}"
+    ports = f"{free_port()},{hanging.getsockname()[1]},{server.port}"
     settings = fresh_settings(server)
     conninfo = str(settings["conninfo"]).replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1,127.0.0.1")
     conninfo = conninfo.replace(f"port={server.port}", f"port={ports}")

@@ -14,13 +14,13 @@ import secrets
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anwen.errors import UnavailableError
+from anwen.net.ports import free_port
 from anwen.net.tls import make_certificate
 from anwen.rehearse.bound import bound
 
@@ -185,15 +185,6 @@ class Server:
             lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
             return lines[:1] == [str(self.pid)] and lines[7:8] == ["ready   "]
         return False
-
-
-def free_port(address: str) -> int:
-    """Return a port of this address that nobody listens on."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def children(pid: int) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +21,7 @@ from anwen.formats import policy_chain, policy_file
 from anwen.formats.policy_template import write_version
 from anwen.formats.toml_lines import set_value
 from anwen.net import tls
+from anwen.net.ports import free_port
 from anwen.rehearse import officers
 from anwen.rehearse.outage import load
 from anwen.rehearse.outage.zones import PARTS, ZONES, Zones, ask_node
@@ -80,8 +80,7 @@ async def _prepare_node(site: Site) -> None:
     key, certificate = tls.make_certificate(f"node-{zone}")
     (site.node / "tls.key").write_bytes(key)
     (site.node / "tls.crt").write_bytes(certificate)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"{policy.nodes[zone].address.rpartition(':')[0]}:{free.getsockname()[1]}"
+    address = f"{policy.nodes[zone].address.rpartition(':')[0]}:{free_port()}"
     node = f'{{ address = "{address}", tls_pin = "{tls.pin_of_pem(certificate).hex()}" }}'
     site.text = set_value(site.text, ("zones", zone), "node", node)
 
