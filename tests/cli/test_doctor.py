@@ -17,11 +17,9 @@ from tests.e2e.conftest import running
 import anwen as library
 from anwen import supervisor, vault_folder
 from anwen.cli import doctor_services
-from anwen.cli.doctor_services import PROMISES
 from anwen.cli.failures import INTEGRITY, OK, REQUEST, UNAVAILABLE
 from anwen.client import inspecting
 from anwen.errors import GrantError
-from anwen.formats.policy_schema import ENGINES
 from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE, NO_STANDBY, STORE_COUNTS
 
 DPO = ("--as", "dpo", "--json")
@@ -29,10 +27,6 @@ DPO = ("--as", "dpo", "--json")
 
 def by_what(done):
     return {row["what"]: row for row in done.rows}
-
-
-def test_every_engine_has_a_promise():
-    assert set(PROMISES) == set(ENGINES)
 
 
 def test_an_auditor_sees_keepers_their_logs_nodes_and_the_store(anwen, police):

@@ -720,3 +720,10 @@ async def test_a_store_that_was_not_counted_to_the_end_says_so_and_the_time_is_t
         said = wire.decode(await node.handle("node_state", grant(body, "oversight"), body), "store_state")
         assert said.blobs["settings"].count(wire.AT_LEAST.encode()) == settings
         assert said.number("time_ms") == now_s[0] * 1000
+
+
+async def test_a_node_names_the_engine_that_it_has_and_not_the_one_of_its_policy(node, monkeypatch):
+    monkeypatch.setattr(node, "policy", dataclasses.replace(node.policy, engine="cassandra"))
+    body = wire.encode("node_state", bytes(wire.SALT_BYTES))
+    said = wire.decode(await node.handle("node_state", grant(body, "oversight"), body), "store_state")
+    assert said.blobs["engine"] == [b"sqlite"]

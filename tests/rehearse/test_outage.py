@@ -82,6 +82,7 @@ def test_a_zone_killed_and_cut_off_loses_nothing_and_callers_see_no_error(rehear
         assert all(0.1 < run["processor_ms"][part] < 200 for part in ("keeper", "node"))
         assert run["processor_ms"]["database"] == 0  # one file, which the nodes read
     assert found["people"] > 300
+    assert f"store sqlite; its promise: {found['promise']}" in said
     assert page.count("<svg") == len(found["runs"])
 
 

@@ -205,6 +205,7 @@ def test_the_page_draws_what_happened_and_escapes_what_was_said():
     run = Run("kill", "a", 0, proof="<seen>", at=AT, figures=GOOD, speed=0.514, processor_ms=taken, broken=["1 & 2"])
     run.operations = [*steady("read", 0, 12), op("read", 13, outcome="deadline"), *steady("read", 14, 30)]
     page = report.page(Outcome(Settings(), "here", [run], skipped={"slow": "no <link>"}))
+    assert "its promise: sqlite, one file: no zone promise" in page.lower()
     assert "speed %" in page
     assert ">51<" in page
     assert ">1.5 + 8 + 12.25<" in page

@@ -24,6 +24,7 @@ from anwen.client.session import Session
 from anwen.client.spot_check import spot_check
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, GrantError, NotFoundError, UnavailableError
+from anwen.formats.policy_schema import ENGINES
 from anwen.formats.wire import AT_LEAST, MEMBER_WHOLE, NO_STANDBY
 from anwen.model import KeeperInfo, NodeInfo, Policy
 from anwen.net.connection import Pool
@@ -38,15 +39,6 @@ COSIGN_S = 15.0
 more, where such a round was under way when it was asked."""
 COUNT_S = 30.0
 """How long a node may take to ask each member of its store how it is, and to count what is there."""
-
-
-PROMISES = {
-    "sqlite": "sqlite, one file: no zone promise; when its machine is lost, writes since the last backup are",
-    "cassandra": "cassandra, three replicas, one in each zone, writes and reads by quorum: any one zone may be lost",
-    "postgresql": "postgresql: as available as its own servers; a switch-over stops writes for as long as it takes, "
-    "and loses what was acknowledged last unless commits wait for a standby (synchronous_standby_names)",
-}
-"""What each engine promises: every report names it beside the engine."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class _Asking:
 async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
     """Return a line for the store's promise, and what each keeper and node has to say, zone by zone."""
     policy = folder.policy()
-    found = [Check("warn" if policy.engine == "sqlite" else "ok", "store", PROMISES[policy.engine])]
+    found = [Check("warn" if policy.engine == "sqlite" else "ok", "store", ENGINES[policy.engine])]
     unusable: dict[str, AnwenError] = {}
     async with _asking(settings, folder, unusable) as asking:
         work: list[tuple[str, Awaitable[list[Check]]]] = []

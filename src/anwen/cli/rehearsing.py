@@ -65,7 +65,8 @@ def outage(settings: Settings, /, *, quick: bool, page: Path | None, figures_fil
     else:
         output.table(list(report.rows(outcome)))
     people, lost, doubled = outcome.people, len(outcome.lost), len(outcome.duplicates)
-    _conclude(outcome, f"{people:,} people looked for at the end: {lost} lost, {doubled} doubled")
+    found = f"{people:,} people looked for at the end: {lost} lost, {doubled} doubled"
+    _conclude(outcome, found, f"store {plan.store}; its promise: {outcome.promise}")
 
 
 @rehearse_group.command("breach")

@@ -19,7 +19,13 @@ KINDS = (
     *("text", "name", "date", "datetime", "int", "decimal"),
     *("bool", "phone", "email", "address", "json", "national_id"),
 )
-ENGINES = ("sqlite", "cassandra", "postgresql")
+ENGINES = {
+    "sqlite": "sqlite, one file: no zone promise; when its machine is lost, writes since the last backup are",
+    "cassandra": "cassandra, three replicas, one in each zone, writes and reads by quorum: any one zone may be lost",
+    "postgresql": "postgresql: as available as its own servers; a switch-over stops writes for as long as it takes, "
+    "and loses what was acknowledged last unless commits wait for a standby (synchronous_standby_names)",
+}
+"""What a store may be, and what that promises: every report names it beside the engine."""
 MAX_KEEPERS = 7
 """Key sets number C(n, t-1): 35 for 4 of 7."""
 SERVER_ID_CHARACTERS = 16

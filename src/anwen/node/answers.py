@@ -56,10 +56,10 @@ def encode_rows(salt: bytes, hits: Sequence[Hit], rows: Sequence[tuple[StoredRow
     return wire.encode("rows", salt, tables=tables, blobs=blobs)
 
 
-def encode_state(salt: bytes, policy: Policy, time_ms: int, found: Statistics) -> bytes:
+def encode_state(salt: bytes, policy: Policy, time_ms: int, engine: str, found: Statistics) -> bytes:
     """Return a `store_state` message."""
     counts = {name: int(getattr(found, name)) for name in wire.STORE_COUNTS}
     settings = [f"{name}={value}".encode() for name, value in sorted(found.settings.items())]
     settings += [] if found.complete else [wire.AT_LEAST.encode()]
     scalars: dict[str, int | bytes] = {"policy_version": policy.version, "time_ms": time_ms, **counts}
-    return wire.encode("store_state", salt, scalars, {}, {"engine": [policy.engine.encode()], "settings": settings})
+    return wire.encode("store_state", salt, scalars, {}, {"engine": [engine.encode()], "settings": settings})

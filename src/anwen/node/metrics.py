@@ -13,7 +13,7 @@ from anwen.store.base import Store
 def metrics_of(node: Node, info: NodeInfo, store: Store, data: Path) -> Metrics:
     """Return the counts of a node before `store`. `data`: what lies on the disk that it writes to."""
     found = Metrics("node", info.id, info.zone, node.operations)
-    found.gauge("anwen_store_info", "The engine behind the node.", lambda: 1, engine=node.policy.engine)
+    found.gauge("anwen_store_info", "The engine behind the node.", lambda: 1, engine=store.engine)
     found.gauge("anwen_store_members", "Members of the store that there are.", lambda: store.members()[1])
     found.gauge("anwen_store_members_up", "Of these, those that answer.", lambda: store.members()[0])
     found.follow_disk(data)

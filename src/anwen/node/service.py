@@ -192,7 +192,9 @@ class Node:
         wire.decode(body, "node_state")
         purposes.check_audit(self.policy, caller.principal, caller.purpose.name)
         found = await self._store.statistics()  # takes seconds, and the time is that of the answer
-        return encode_state(self._random(wire.SALT_BYTES), self.policy, int(self._clock() * 1000), found)
+        return encode_state(
+            self._random(wire.SALT_BYTES), self.policy, int(self._clock() * 1000), self._store.engine, found
+        )
 
     async def _alive(self, _caller: _Caller, body: bytes) -> bytes:
         """Answer any principal's sign of life: the store is there, too. What it holds is the auditors' business."""

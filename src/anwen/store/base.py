@@ -102,6 +102,9 @@ class Statistics:
 class Store(Protocol):
     """An engine. All methods may be called concurrently; concurrent writes share a commit."""
 
+    engine: str
+    """As a policy names it."""
+
     async def put(self, epoch: int, rows: Sequence[PutRow]) -> list[PutResult]:
         """Store rows, each wholly or not at all; outcomes in the order of `rows`.
 

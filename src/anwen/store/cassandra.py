@@ -41,6 +41,8 @@ async def connect(settings: Mapping[str, object], folder: Path) -> CassandraStor
 class CassandraStore:
     """A `store.base.Store` in a cluster. For one event loop; several nodes may share a keyspace."""
 
+    engine = "cassandra"
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._shared = Shared()

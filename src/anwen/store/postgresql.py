@@ -53,6 +53,8 @@ class _Job(NamedTuple):
 class PostgresqlStore:
     """A `store.base.Store` on PostgreSQL. For one event loop."""
 
+    engine = "postgresql"
+
     def __init__(self, pool: postgresql_link.Pool) -> None:
         self._pool = pool
         self._epochs: set[int] = set()  # those known to have a table of wraps

@@ -56,6 +56,8 @@ class _Job:
 class SqliteStore:
     """A `store.base.Store` in one file. Safe for several event loops and threads of one process."""
 
+    engine = "sqlite"
+
     def __init__(self, path: Path | str, *, make: bool = True) -> None:
         """Open the store, or make it. Raises StorageError, PolicyError (others may read the file), NotFoundError."""
         self._path = Path(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from anwen.client.vault import AsyncVault
 from anwen.errors import ConflictError, StorageError, UnavailableError
+from anwen.formats.policy_schema import ENGINES
 from anwen.rehearse.outage import check, figures, load
 from anwen.rehearse.outage.databases import STORES, database
 from anwen.rehearse.outage.faults import FAULTS, WHOLE_S, Fault, NotProvedError
@@ -134,10 +135,21 @@ class Outcome:
             found.append("no run whose fault took hold")
         return found
 
+    @property
+    def promise(self) -> str:
+        """What the store promises, whatever was found."""
+        return ENGINES[STORES[self.settings.store]]
+
     def as_dict(self) -> dict[str, object]:
         """Return the outcome as JSON takes it."""
         about = {k: v for k, v in vars(self).items() if k not in ("runs", "settings")}
-        return {**asdict(self.settings), **about, "broken": self.broken, "runs": [r.as_dict() for r in self.runs]}
+        return {
+            **asdict(self.settings),
+            "promise": self.promise,
+            **about,
+            "broken": self.broken,
+            "runs": [r.as_dict() for r in self.runs],
+        }
 
 
 async def rehearse(settings: Settings, say: Callable[[str], None]) -> Outcome:
