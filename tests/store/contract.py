@@ -64,6 +64,19 @@ async def owners(store, wanted):
 TOMBSTONE = bytes(16)
 
 
+async def updated(store, times):
+    """A record of whose versions the first and the last are current, and the last."""
+    one = row(postings=[exact(*labels(2))])
+    rows = [
+        row(one.record, version, subject=one.subject, classes=CONTACT_CLASSES, postings=[exact(*labels(2))])
+        for version in range(2, times + 2)
+    ]
+    await put(store, one)
+    for each in rows:
+        assert await outcomes(store, each) == [Outcome.STORED]
+    return rows[-1]
+
+
 class StoreContract:
     LEAVES_SLOTS = False
     """Whether puts that meet in a slot may both leave it."""
@@ -320,6 +333,9 @@ class StoreContract:
         assert await outcomes(store, *versions) == [Outcome.STORED] * 13
         assert await outcomes(store, row(one.record, 7, subject=one.subject)) == [Outcome.VERSION_TAKEN]
         assert await store.get(EPOCH, [one.record], ()) == found
+        at_once = [v._replace(record=one.record[:15] + b"x") for v in versions]
+        assert await outcomes(store, *at_once) == [Outcome.STORED] * 13
+        assert [r.version for r in await store.get(EPOCH, [at_once[0].record], ())] == [r.version for r in found]
         await put(store, *versions, epoch=EPOCH + 1)  # wraps of a later epoch
         assert [r.wraps for r in await store.get(EPOCH + 1, [one.record], ())] == [r.wraps for r in found]
 

@@ -4,7 +4,7 @@
 """
 
 import pytest
-from contract import EPOCH, exact, labels, put, row, unique
+from contract import CONTACT_CLASSES, EPOCH, IDENTITY_CLASSES, exact, labels, put, row, unique
 
 from anwen.errors import ConflictError, MalformedError
 from anwen.store import copying, engines
@@ -55,6 +55,32 @@ class CopyContract:
             restored = await engines.connect(engine, into, tmp_path)
             assert await restored.get(EPOCH, records, ()) == await store.get(EPOCH, records, ())
             assert len(await restored.get(EPOCH, records, ())) == 29
+            await restored.close()
+        await store.close()
+
+    async def test_a_record_of_many_versions_is_after_a_restore_what_it_was(self, fresh, tmp_path):
+        settings = fresh()
+        store = await engines.connect(self.ENGINE, settings, tmp_path)
+        ones = [row() for _ in range(3)]
+        await put(store, *ones)
+        for version in range(2, 9):
+            classes = IDENTITY_CLASSES if version == 5 else CONTACT_CLASSES
+            await put(store, *(row(r.record, version, subject=r.subject, classes=classes) for r in ones))
+        records = [r.record for r in ones]
+        expected = await store.get(EPOCH, records, ())
+        assert [r.version for r in expected] == [5, 8] * 3
+        copy = await copying.connect(self.ENGINE, settings, tmp_path)
+        content = await dumped(copy)
+        await copy.close()
+        for engine, into in [(self.ENGINE, fresh()), ("sqlite", {"path": "s/anwen.sqlite"})]:
+            target = await copying.connect(engine, into, tmp_path)
+            one_by_one = [(table, [r]) for table, rows in content.items() for r in rows]  # a record goes on in the next
+            await target.load(iter(one_by_one))
+            await target.close()
+            restored = await engines.connect(engine, into, tmp_path)
+            assert await restored.get(EPOCH, records, ()) == expected
+            await put(restored, *(row(r.record, 9, subject=r.subject, classes=CONTACT_CLASSES) for r in ones))
+            assert [r.version for r in await restored.get(EPOCH, records, ())] == [5, 9] * 3
             await restored.close()
         await store.close()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cassandra_members import emptied
-from contract import CONTACT_CLASSES, EPOCH, IDENTITY_CLASSES, exact, labels, outcomes, owners, put, row, unique
+from contract import CONTACT_CLASSES, EPOCH, exact, labels, outcomes, owners, put, row, unique
 from copies import CopyContract, dumped, filled
 from faults import Load
 
@@ -72,29 +72,6 @@ async def test_a_record_on_two_pages_is_one(fresh, tmp_path, monkeypatch):
     assert [(r[0], r[1]) for r in content["row"]] == sorted((r.record, v) for r in ones for v in (1, 2, 3))
     assert {record for _, record, _ in content["posting"]} == {b""}
     await store.close()
-
-
-async def test_a_record_of_many_versions_is_after_a_restore_what_it_was(fresh, tmp_path):
-    settings, into = fresh(), fresh()
-    store = await engines.connect("cassandra", settings, tmp_path)
-    ones = [row() for _ in range(3)]
-    await put(store, *ones)
-    for version in range(2, 9):
-        classes = IDENTITY_CLASSES if version == 5 else CONTACT_CLASSES
-        await put(store, *(row(r.record, version, subject=r.subject, classes=classes) for r in ones))
-    records = [r.record for r in ones]
-    expected = await store.get(EPOCH, records, ())
-    assert [r.version for r in expected] == [5, 8] * 3
-    content = await dumped(CassandraCopy(store._session, tmp_path))
-    target = await copying.connect("cassandra", into, tmp_path)
-    await target.load(iter(content.items()))
-    await target.close()
-    restored = await engines.connect("cassandra", into, tmp_path)
-    assert await restored.get(EPOCH, records, ()) == expected
-    await put(restored, *(row(r.record, 9, subject=r.subject, classes=CONTACT_CLASSES) for r in ones))
-    assert [r.version for r in await restored.get(EPOCH, records, ())] == [5, 9] * 3
-    for each in (store, restored):
-        await each.close()
 
 
 @pytest.mark.deep

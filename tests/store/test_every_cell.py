@@ -18,6 +18,7 @@ from anwen import vault_folder
 from anwen.errors import MalformedError
 from anwen.formats.envelope import check_form, commitment, row_tag, split_cells, split_wraps
 from anwen.store import cassandra_read
+from anwen.store.history import unpack
 from anwen.store.placing import entries
 
 TABLES = re.compile(r"row|posting|subject|deleted|listing|loading|wrap_[0-9]+")
@@ -55,6 +56,10 @@ def labels(value):
     check(holds={class_id for class_id, _ in entries(value)} <= {1, 2})
 
 
+def numbers(value):
+    check(holds=len(value) % 4 == 0 and all(0 < number < 100 for number in unpack(value)))
+
+
 def sealed(value):
     cells = split_cells(value)
     check(holds=set(cells) <= {1, 2, 0x7FFF, 0x8001, 0x8002} and len(cells) >= 3)
@@ -83,7 +88,7 @@ COLUMNS = {
     "record": id_or_none, "subject": one_id, "label": one_id, "mac": id_or_none, "owner": id_or_none,
     "owner_mac": id_or_none, "tag": one_id, "run": run, "version": number_below(100), "owner_version": number_below(100),
     "deleted": number_below(100), "collection": number_below(3), "bucket": number_below(1024), "key": number_below(1),
-    "verified": number_below(2), "collected_s": day, "expires_s": day, "labels": labels, "sealed": sealed, "wraps": wraps,
+    "verified": number_below(2), "collected_s": day, "expires_s": day, "labels": labels, "before": numbers, "sealed": sealed, "wraps": wraps,
     "body": body,
 }  # fmt: skip
 RANDOM = ("record", "subject", "label", "mac", "owner", "owner_mac", "tag", "run", "labels", "wraps")

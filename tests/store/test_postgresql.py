@@ -1,10 +1,24 @@
 """The PostgreSQL engine on a real server: the contract, settings that are refused, several nodes at once."""
 
 import asyncio
+import os
 import socket
 
 import pytest
-from contract import EPOCH, TOMBSTONE, StoreContract, exact, labels, outcomes, owners, put, row, unique
+from contract import (
+    CONTACT_CLASSES,
+    EPOCH,
+    TOMBSTONE,
+    StoreContract,
+    exact,
+    labels,
+    outcomes,
+    owners,
+    put,
+    row,
+    unique,
+    updated,
+)
 from postgresql_server import (
     execute,
     fresh_settings,
@@ -233,9 +247,22 @@ async def test_what_takes_long_to_count_is_counted_as_far_as_it_goes(
 async def test_tables_of_another_format_are_refused(server, tmp_path):
     settings = fresh_settings(server)
     await (await engines.connect("postgresql", settings, tmp_path)).close()
-    execute(server, "COMMENT ON TABLE row IS 'anwen store 2'", dbname=str(settings["conninfo"]).rpartition("=")[2])
-    with pytest.raises(StorageError, match="anwen store 2"):
+    execute(server, "COMMENT ON TABLE row IS 'anwen store 1'", dbname=str(settings["conninfo"]).rpartition("=")[2])
+    with pytest.raises(StorageError, match="got anwen store 1; of an earlier build: restore a backup"):
         await engines.connect("postgresql", settings, tmp_path)
+
+
+async def test_a_record_is_read_and_updated_without_the_versions_that_were_replaced(store, server):
+    last, name = await updated(store, 300), await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
+    where = f"WHERE record = '\\x{last.record.hex()}' AND version"
+    execute(server, f"UPDATE row SET sealed = '\\x01' {where} BETWEEN 2 AND 299", dbname=name)
+    assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 301]
+    more = row(last.record, 302, subject=last.subject, classes=CONTACT_CLASSES)
+    assert await outcomes(store, more) == [Outcome.STORED]
+    assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 302]
+    for junk in ("ff", "ffffffff", "00000001" * 2, "0000012e" + "00"):  # of what was current before it
+        execute(server, f"UPDATE row SET before = '\\x{junk}' {where} = 302", dbname=name)
+        assert [r.version for r in await store.get(EPOCH, [last.record, os.urandom(16)], ())][-1] == 302
 
 
 async def test_no_table_keeps_a_time_or_a_number_in_sequence(store, server):

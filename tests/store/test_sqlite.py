@@ -1,6 +1,7 @@
 """The SQLite engine: the contract, its file, crashes, full disks."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -10,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from contract import EPOCH, StoreContract, exact, labels, outcomes, owners, put, row, unique
+from contract import CONTACT_CLASSES, EPOCH, StoreContract, exact, labels, outcomes, owners, put, row, unique, updated
 
 from anwen.errors import PolicyError, StorageError
-from anwen.store import sqlite_copy, sqlite_schema
+from anwen.store import sqlite_copy, sqlite_read, sqlite_schema
 from anwen.store.base import Outcome
 from anwen.store.sqlite import SqliteStore
 
@@ -70,6 +71,31 @@ def test_another_database_and_junk_are_refused(tmp_path):
         (tmp_path / name).chmod(0o600)
         with pytest.raises(StorageError):
             SqliteStore(tmp_path / name)
+
+
+def test_a_file_of_an_earlier_build_is_refused(tmp_path):
+    path = tmp_path / "anwen.sqlite"
+    sqlite_schema.open_writer(path).execute("PRAGMA user_version = 1").connection.close()
+    with pytest.raises(StorageError, match="of an earlier build: restore a backup"):
+        SqliteStore(path)
+
+
+async def test_a_record_is_read_and_updated_without_the_versions_that_were_replaced(store, tmp_path):
+    last = await updated(store, 300)
+    steps = []
+    for record in (last.record, (await updated(store, 3)).record):
+        with contextlib.closing(sqlite_schema.open_reader(tmp_path / "store" / "anwen.sqlite")) as db:
+            counted = [0]
+            db.set_progress_handler(lambda counted=counted: counted.__setitem__(0, counted[0] + 1), 1)
+            found = sqlite_read.get(db, EPOCH, [record], ())
+            assert next(r.version for r in found) == 1
+            steps.append(counted[0])
+    assert steps[0] == steps[1], "steps of SQLite's machine, for 301 versions and for 4"
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "anwen.sqlite")) as db, db:
+        db.execute("UPDATE row SET sealed = x'01' WHERE record = ? AND version BETWEEN 2 AND 299", (last.record,))
+    more = row(last.record, 302, subject=last.subject, classes=CONTACT_CLASSES)
+    assert await outcomes(store, more) == [Outcome.STORED]
+    assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 302]
 
 
 @pytest.mark.parametrize("setting", ["synchronous = FULL", "journal_mode = WAL", "secure_delete = ON"])

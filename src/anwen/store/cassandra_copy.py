@@ -22,13 +22,11 @@ from anwen.errors import ConflictError
 from anwen.store import cassandra_read as read
 from anwen.store import cassandra_schema as schema
 from anwen.store import cassandra_write as write
-from anwen.store import sqlite_copy, sqlite_schema
-from anwen.store.base import StoredRow
+from anwen.store import history, sqlite_copy, sqlite_schema
 from anwen.store.cassandra_read import Label, Rows, Version
 from anwen.store.cassandra_session import Session, Settings
 from anwen.store.copying import Batch, Row, epoch_of
 from anwen.store.placing import entries
-from anwen.store.trim import NO_WRAPS, current
 
 log = logging.getLogger("anwen.store")
 
@@ -91,7 +89,6 @@ class CassandraCopy:
 
     def __init__(self, session: Session, folder: Path) -> None:
         self._session, self._folder = session, folder
-        self._loaded: list[StoredRow] = []  # of the record that rows are loaded of: what is current up to there
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -159,8 +156,9 @@ class CassandraCopy:
         await schema.mark_loading(self._session)
         for name in names:  # also what a load that was cut off left
             await schema.empty(self._session, name)
+        loading = history.Loading()
         for table, rows in batches:
-            await self._take(table, rows)
+            await self._take(table, rows, loading)
         # commit point: a crash before it leaves the mark, with which no node starts; after it the whole copy
         await schema.unmark_loading(self._session)
 
@@ -171,7 +169,7 @@ class CassandraCopy:
                 return True
         return False
 
-    async def _take(self, table: str, rows: Sequence[Row]) -> None:
+    async def _take(self, table: str, rows: Sequence[Row], loading: history.Loading) -> None:
         run = self._session.run
         if epoch := epoch_of(table):
             await schema.make_wrap_table(self._session, epoch)
@@ -180,7 +178,7 @@ class CassandraCopy:
             keys = [(r, v, tags[r, v], wraps, 2 * v) for r, v, wraps in rows if (r, v) in tags]
             await run(write.WRAP.format(epoch), keys)
         elif table == "row":
-            await run(_ROW, [self._cells(*row) for row in rows])
+            await run(_ROW, [_cells(loading.take(row)) for row in rows])
         elif table == "posting":  # of unique values, too: whoever finds such an entry takes the value as taken
             await run(write.POSTING, [(la, r, _RUN if r else b"", mac, _AT if r else 1) for la, r, mac in rows])
         elif table == "subject":
@@ -190,17 +188,6 @@ class CassandraCopy:
             )
         else:
             await run(write.MARK, [(version, version, record) for record, version in rows])
-
-    def _cells(  # noqa: PLR0917 - the columns of a table
-        self, record: bytes, version: int, tag: bytes, collection: int, subject: bytes, collected_s: int,
-        expires_s: int, verified: int, labels: bytes, sealed: bytes,
-    ) -> Row:  # fmt: skip
-        """Return the columns of a row; those of a record come one after the other, versions ascending."""
-        about = collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified)
-        earlier = [row for row in self._loaded if row.record == record]
-        self._loaded = current([*earlier, row := StoredRow(*about)], frozenset())
-        cell = read.body(row, labels, (), (e.version for e in earlier))
-        return record, version, cell, bool(verified), 2 * version
 
 
 class _Draft:
@@ -228,7 +215,7 @@ class _Draft:
         if here.deleted is not None:
             run("REPLACE INTO deleted VALUES (?, ?)", (record, here.deleted))
         for v in here.versions:
-            run("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(v))
+            run("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'')", _row(v))
             run("REPLACE INTO subject VALUES (?, ?, ?)", (v.row.subject, v.row.collection, record))
             for epoch, known in wraps.items():
                 if wrap := known.get((record, v.row.version, v.row.tag)):
@@ -257,6 +244,12 @@ class _Draft:
     def add_tombstones(self, labels: Iterable[tuple[bytes]]) -> None:
         """Add labels that hold nobody of the copy, without which a search for later ones would end too early."""
         self._db.executemany("INSERT OR IGNORE INTO posting VALUES (?, x'', x'')", labels)
+
+
+def _cells(row: history.Loaded) -> Row:
+    """Return the columns of the table."""
+    cell = read.body(row.row, row.labels, (), row.before)
+    return row.row.record, row.row.version, cell, row.row.verified, 2 * row.row.version
 
 
 def _row(version: Version) -> Row:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from anwen.errors import MalformedError
 from anwen.formats.envelope import split_cells
-from anwen.store import base
+from anwen.store import base, history
 from anwen.store.base import Hit, PutRow, Statistics, StoredRow
 from anwen.store.cassandra_session import Keys, Session
 from anwen.store.placing import Known, entries
@@ -50,8 +50,7 @@ class Version:
     before: frozenset[int]  # versions that were current, for some class, when it was written
 
     def known(self) -> Known:
-        row = self.row
-        return Known(row.version, row.tag, row.collection, row.subject, row.collected_s, self.labels)
+        return Known(self.row, self.labels)
 
     def held(self) -> set[bytes]:
         return {label for _, label in entries(self.labels)}
@@ -121,7 +120,7 @@ class Label:
 
 def body(row: PutRow | StoredRow, labels: bytes, unique: Iterable[bytes], before: Iterable[int]) -> bytes:
     """Return a version's cell. `before`: the versions that were current until then."""
-    parts = labels, b"".join(unique), b"".join(number.to_bytes(4) for number in before)
+    parts = labels, b"".join(unique), history.pack(before)
     sizes = map(len, parts)
     head = _HEAD.pack(row.tag, row.subject, row.collection, row.collected_s, row.expires_s, *sizes)
     return head + b"".join(parts) + row.sealed
@@ -134,10 +133,9 @@ def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Versio
     ends = list(itertools.accumulate(sizes, initial=_HEAD.size))
     labels_, marked, numbers = (cell[at:end] for at, end in itertools.pairwise(ends))
     unique = frozenset(marked[i : i + 16] for i in range(0, len(marked), 16))
-    before = frozenset(int.from_bytes(numbers[i : i + 4]) for i in range(0, len(numbers), 4))
     sealed = cell[ends[-1] :]
     row = StoredRow(collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, verified)
-    return Version(row, labels_, unique, before)
+    return Version(row, labels_, unique, frozenset(history.unpack(numbers)))
 
 
 def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:

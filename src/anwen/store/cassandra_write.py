@@ -20,7 +20,6 @@ from anwen.store.base import Outcome, Posting, PutResult, PutRow
 from anwen.store.cassandra_read import Label, Rows
 from anwen.store.cassandra_session import Session, Steps
 from anwen.store.placing import Plan, entries, first_labels, other_labels, plan
-from anwen.store.trim import current
 
 ROUNDS = 8
 """Times that a row which lost a race is placed anew."""
@@ -71,6 +70,7 @@ class _Taking:
 
     row: PutRow
     labels: bytes
+    before: tuple[int, ...]
     chosen: dict[bytes, Posting]
     held: set[bytes]  # by its earlier versions
     lost: bool = False
@@ -81,6 +81,9 @@ class _Taking:
 
     def unique(self) -> list[bytes]:
         return sorted(label for label, posting in self.chosen.items() if posting.unique)
+
+    def body(self) -> bytes:
+        return read.body(self.row, self.labels, self.unique(), self.before)
 
     def exact(self) -> list[bytes]:
         return [label for label, posting in self.chosen.items() if not posting.unique]
@@ -156,7 +159,7 @@ class Put:
         finally:
             for label in mine:
                 self._shared.taking.pop(label, None)
-        new = {row.record for row, _ in planned.rows}
+        new = {row.record for row, *_ in planned.rows}
         settled = len(new) == len(taking) and not any(t.lost for t in taking.values())
         results: list[PutResult | None] = []
         for row, result in zip(rows, planned.results, strict=True):
@@ -230,11 +233,11 @@ class Put:
         """Return what this wave takes: all but what another row of it gives up first."""
         given = dict(planned.buried)
         found: dict[bytes, _Taking] = {}
-        for row, labels in planned.rows:
+        for row, labels, before in planned.rows:
             chosen = dict(zip((label for _, label in entries(labels)), row.postings, strict=True))
             if all(given.get(label, row.record) == row.record for label in chosen):
                 held = self._known[row.record].held() if row.record in self._known else set()
-                found[row.record] = _Taking(row, labels, chosen, held)
+                found[row.record] = _Taking(row, labels, before, chosen, held)
         return found
 
     # --- storing -------------------------------------------------------------------------------------------------
@@ -319,13 +322,9 @@ class Put:
 
     async def _claim(self, taking: Sequence[_Taking]) -> None:
         """Make rows visible. Commit point: before it a put is invisible, after it complete but for old labels."""
-        keys = [(t.row.record, t.row.version, self._body(t), t.row.verified) for t in taking]
+        keys = [(t.row.record, t.row.version, t.body(), t.row.verified) for t in taking]
         for t, applied in zip(taking, await self._session.applied(_CLAIM, keys, self._begun + PUT_S), strict=True):
             t.lost = not applied
-
-    def _body(self, t: _Taking) -> bytes:
-        versions = [v.row for v in self._known.get(t.row.record, Rows()).versions]
-        return read.body(t.row, t.labels, t.unique(), (row.version for row in current(versions, frozenset())))
 
     def _stored_labels(self, row: PutRow) -> set[bytes]:
         return next(v.held() for v in self._known[row.record].versions if v.row.version == row.version)

@@ -8,24 +8,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from anwen.formats.wire import NOWHERE, Outcome
-from anwen.store.base import Posting, PutResult, PutRow
+from anwen.store import history
+from anwen.store.base import Posting, PutResult, PutRow, StoredRow
+from anwen.store.trim import NO_WRAPS, current
 
 _LABEL = 16
 _ENTRY = 2 + _LABEL  # class u2 | label, in `row.labels`
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is stored about one version of a record."""
+class Known(NamedTuple):
+    """A version of a record, and what its postings took."""
 
-    version: int
-    tag: bytes
-    collection: int
-    subject: bytes
-    collected_s: int
+    row: StoredRow
     labels: bytes
+
+
+class New(NamedTuple):
+    """A row to be stored, with what is kept beside it."""
+
+    row: PutRow
+    labels: bytes  # `row.labels`
+    before: tuple[int, ...]  # versions that were current, for some class, until then
 
 
 @dataclass(slots=True)
@@ -33,7 +39,7 @@ class Plan:
     """What to answer and what to write; nothing of it is valid while `unknown` names labels still to be looked up."""
 
     results: list[PutResult] = field(default_factory=list)
-    rows: list[tuple[PutRow, bytes]] = field(default_factory=list)  # new ones, with their `row.labels`
+    rows: list[New] = field(default_factory=list)
     again: list[PutRow] = field(default_factory=list)  # stored before; the epoch may lack their wraps
     buried: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Labels and the records that give them up: tombstones where it is so, before `postings` are written."""
@@ -55,6 +61,19 @@ def given_up(versions: Iterable[tuple[int, bytes]], upto: int) -> set[bytes]:
     for version, labels in versions:
         (gone if version <= upto else kept).update(label for _, label in entries(labels))
     return gone - kept
+
+
+def as_stored(row: PutRow) -> StoredRow:
+    """Return a row as a reader gets it, without wraps."""
+    about = row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s
+    return StoredRow(*about, row.sealed, NO_WRAPS, row.verified)
+
+
+def columns(new: New) -> tuple[Any, ...]:
+    """Return a row as the tables of SQLite and PostgreSQL have it."""
+    r = new.row
+    about = r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, r.verified
+    return *about, new.labels, r.sealed, history.pack(new.before)
 
 
 def _pack(taken: Sequence[tuple[int, bytes]]) -> bytes:
@@ -89,7 +108,7 @@ def plan(
 
     Args:
         rows: in the order in which results are wanted.
-        stored: versions of the rows' records, ascending.
+        stored: versions of the rows' records, ascending: the newest, what is current beside it, and the rows' own.
         deleted: highest deleted version of those that have one.
         owner: record that holds each label looked up so far; empty: free, or a tombstone.
     """
@@ -111,13 +130,13 @@ class _Placing:
         known, deleted = self._stored.setdefault(row.record, []), self._deleted.get(row.record)
         if deleted is not None and (row.version <= deleted or not known):
             return PutResult(Outcome.DELETED)
-        same = next((k for k in known if k.version == row.version), None)
+        same = next((k for k in known if k.row.version == row.version), None)
         if same is not None:
             return self._again(row, same)
-        current = known[-1] if known else None
-        if row.version != (current.version if current else 0) + 1:
+        newest = known[-1].row if known else None
+        if row.version != (newest.version if newest else 0) + 1:
             return PutResult(Outcome.VERSION_TAKEN)
-        if current and (current.collection, current.subject, current.collected_s) != (
+        if newest and (newest.collection, newest.subject, newest.collected_s) != (
             row.collection, row.subject, row.collected_s,
         ):  # fmt: skip
             # a record stays what it is and whose it is, and its retention does not begin again
@@ -129,7 +148,7 @@ class _Placing:
 
     def _again(self, row: PutRow, same: Known) -> PutResult:
         """Answer a repeated row from what is stored; only wraps of another epoch can be new."""
-        if same.tag != row.tag:
+        if same.row.tag != row.tag:
             return PutResult(Outcome.VERSION_TAKEN)
         self.plan.again.append(row)
         held = {label for _, label in entries(same.labels)}
@@ -174,8 +193,9 @@ class _Placing:
                 if class_id in row.classes and label not in chosen:
                     self._bury(label, row.record)
         labels = _pack([(p.class_id, label) for p, label in zip(row.postings, chosen, strict=True)])
-        self.plan.rows.append((row, labels))
-        known.append(Known(row.version, row.tag, row.collection, row.subject, row.collected_s, labels))
+        before = tuple(r.version for r in current([k.row for k in known], frozenset()))
+        self.plan.rows.append(New(row, labels, before))
+        known.append(Known(as_stored(row), labels))
 
     def _bury(self, label: bytes, record: bytes) -> None:
         self.plan.buried.append((label, record))

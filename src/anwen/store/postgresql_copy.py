@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from anwen.errors import ConflictError, StorageError
-from anwen.store import postgresql_link
+from anwen.store import history, postgresql_link
 from anwen.store import postgresql_schema as schema
 from anwen.store.copying import BULK, Batch, Row, columns, epoch_of
 
@@ -68,12 +68,13 @@ class PostgresqlCopy:
     async def dump(self) -> AsyncIterator[Batch]:
         async with self._transaction("READ ONLY", STALLED_S):
             for table in await self._tables():
+                width = len(columns(table))  # not `before`, which other engines keep elsewhere
                 # by key: the order in which rows lie would tell which were written together
                 keys = "1, 2" if table != "subject" else "1, 2, 3"
                 select = sql.SQL("SELECT * FROM {} ORDER BY " + keys).format(sql.Identifier(table))
                 await self._ask(sql.SQL("DECLARE copy NO SCROLL CURSOR FOR {}").format(select))
                 while rows := await self._ask(sql.SQL(f"FETCH {ROWS} FROM copy")):
-                    yield table, [tuple(int(v) if isinstance(v, bool) else v for v in row) for row in rows]
+                    yield table, [tuple(int(v) if isinstance(v, bool) else v for v in row[:width]) for row in rows]
                 await self._ask(sql.SQL("CLOSE copy"))
 
     async def load(self, batches: Iterator[Batch]) -> None:
@@ -89,9 +90,10 @@ class PostgresqlCopy:
         for table in await self._tables():
             if await self._ask(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))):
                 raise ConflictError("the store is not empty: a copy is loaded into an empty one alone")
+        loading = history.Loading()
         for table, rows in batches:
             with _timed(self._db, STALLED_S):
-                await self._take(table, rows)
+                await self._take(table, rows, loading)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -106,13 +108,16 @@ class PostgresqlCopy:
         with _timed(self._db, STALLED_S):
             return [*BULK, *map(schema.wrap_table, await schema.epochs(self._db))]
 
-    async def _take(self, table: str, rows: list[Row]) -> None:
+    async def _take(self, table: str, rows: list[Row], loading: history.Loading) -> None:
         if epoch := epoch_of(table):
             await schema.make_wrap_table(self._db, epoch)
         types = [_TYPES[kind] for kind in columns(table)]
         if table == "row":
-            types[_VERIFIED] = "boolean"
-            rows = [(*r[:_VERIFIED], bool(r[_VERIFIED]), *r[_VERIFIED + 1 :]) for r in rows]
+            types[_VERIFIED:] = "boolean", *types[_VERIFIED + 1 :], "bytea"
+            before = (history.pack(loading.take(r).before) for r in rows)
+            rows = [
+                (*r[:_VERIFIED], bool(r[_VERIFIED]), *r[_VERIFIED + 1 :], b) for r, b in zip(rows, before, strict=True)
+            ]
         copying = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table))
         async with self._db.cursor() as cursor, cursor.copy(copying) as copy:
             copy.set_types(types)

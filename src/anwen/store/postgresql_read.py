@@ -1,4 +1,4 @@
-"""What the PostgreSQL engine answers; each function but the counts reads one snapshot, by one statement."""
+"""What the PostgreSQL engine answers: each record, each posting of one snapshot, by one statement."""
 
 # ruff: noqa: S608 - what is put into statements are names of tables, never values
 
@@ -7,35 +7,74 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from anwen.store import base
 from anwen.store import postgresql_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
+from anwen.store.placing import Known
 from anwen.store.postgresql_schema import Connection
 from anwen.store.trim import NO_WRAPS, current
 
 COUNTED_AT_ONCE = 10_000
 
+_COLUMNS = "before, labels, collection, subject, record, version, tag, collected_s, expires_s, sealed, verified"
+_NEWEST = (
+    "SELECT newest.* FROM unnest(%b::bytea[]) AS asked (record) "
+    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, {{wraps}} FROM row {{join}} "
+    "WHERE record = asked.record ORDER BY version DESC LIMIT 1) AS newest"
+)
+_BEFORE = (  # numbers of four bytes each; whatever the bytes are, no cast can fail
+    "ARRAY(SELECT ('x' || encode(substr(before, at, 4), 'hex'))::bit(32)::bigint "
+    "FROM generate_series(1, length(before), 4) AS at)"
+)
+_CURRENT = (  # OFFSET 0: record by record, whatever the planner knows of the table
+    "SELECT found.* FROM unnest(%b::bytea[], %b::bigint[]) AS asked (record, besides) "
+    f"CROSS JOIN LATERAL (SELECT version, {_BEFORE} AS before FROM row AS r WHERE r.record = asked.record "
+    "ORDER BY version DESC LIMIT 1) AS newest "
+    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, {{wraps}} FROM row {{join}} WHERE record = asked.record "
+    "AND version = ANY (newest.before || newest.version || asked.besides) OFFSET 0) AS found"
+)
+
 
 async def get(db: Connection, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return the rows that are current for any of `classes`, record by record; epoch None: without wraps."""
-    wanted = list(dict.fromkeys(records))
-    wraps, join = ("NULL::bytea", "") if epoch is None else ("wraps", f"LEFT JOIN {schema.wrap_table(epoch)} ")
-    using = "USING (record, version) " if join else ""
-    rows = await db.execute(
-        f"SELECT collection, subject, record, version, tag, collected_s, expires_s, sealed, {wraps}, verified "
-        f"FROM row {join}{using}WHERE record = ANY(%b) ORDER BY record, version",
-        (wanted,),
-        binary=True,
-    )
-    found: dict[bytes, list[StoredRow]] = {}
-    for *head, held, verified in await rows.fetchall():
-        row = StoredRow(*[*head, held or NO_WRAPS, verified])
-        found.setdefault(row.record, []).append(row)
-    asked = frozenset(classes)
-    return [row for record in wanted for row in current(found.get(record, []), asked)]
+    wanted, asked, updated = list(dict.fromkeys(records)), frozenset(classes), set[bytes]()
+    found = await known(await db.execute(_with_wraps(_NEWEST, epoch), (wanted,), binary=True), updated)
+    if updated:  # all of theirs in one snapshot: a deletion in between shows no half of a record
+        found |= await known(await ask_current(db, list(updated), [0] * len(updated), epoch))
+    return [row for record in wanted for row in current([k.row for k in found.get(record, [])], asked)]
+
+
+async def ask_current(
+    db: Connection, records: Sequence[bytes], besides: Sequence[int], epoch: int | None = None
+) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+    """Ask for what may be current of records, however often they were updated; `known` reads the answer.
+
+    Args:
+        besides: for each record a version to be read, too. epoch: None: without wraps.
+    """
+    return await db.execute(_with_wraps(_CURRENT, epoch), (list(records), list(besides)), binary=True)
+
+
+def _with_wraps(select: str, epoch: int | None) -> str:
+    join = "" if epoch is None else f"LEFT JOIN {schema.wrap_table(epoch)} AS w USING (record, version)"
+    return select.format(wraps="w.wraps" if join else "NULL::bytea", join=join)
+
+
+async def known(
+    asked: psycopg.AsyncCursor[tuple[Any, ...]], updated: set[bytes] | None = None
+) -> dict[bytes, list[Known]]:
+    """Return versions of records, ascending. `updated`: takes those records that have more than the newest current."""
+    found: dict[bytes, dict[int, Known]] = {}
+    for before, labels, *about, verified, wraps in await asked.fetchall():
+        row = StoredRow(*[*about, wraps or NO_WRAPS, verified])
+        found.setdefault(row.record, {})[row.version] = Known(row, labels)
+        if before and updated is not None:
+            updated.add(row.record)
+    return {record: [k for _, k in sorted(versions.items())] for record, versions in found.items()}
 
 
 async def find(db: Connection, labels: Sequence[bytes]) -> list[Hit]:

@@ -10,7 +10,7 @@ from anwen.errors import PolicyError, StorageError
 from anwen.formats.wire import NO_STANDBY
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
-FORMAT = "anwen store 1"
+FORMAT = "anwen store 2"
 LOCKS = 0x414E5745  # "ANWE": the first key of advisory locks, so that they meet nobody else's
 SCHEMA_LOCK = -1
 BUCKETS = 16
@@ -28,7 +28,7 @@ _TABLES = f"""
 CREATE TABLE row (
     record bytea NOT NULL, version bigint NOT NULL, tag bytea NOT NULL, collection bigint NOT NULL,
     subject bytea NOT NULL, collected_s bigint NOT NULL, expires_s bigint NOT NULL, verified boolean NOT NULL,
-    labels bytea NOT NULL, sealed bytea NOT NULL, PRIMARY KEY (record, version));
+    labels bytea NOT NULL, sealed bytea NOT NULL, before bytea NOT NULL, PRIMARY KEY (record, version));
 ALTER TABLE row ALTER sealed SET STORAGE EXTERNAL;
 CREATE INDEX row_unverified ON row (record) WHERE NOT verified;
 CREATE TABLE posting (label bytea NOT NULL PRIMARY KEY, record bytea NOT NULL, mac bytea NOT NULL);
@@ -79,7 +79,10 @@ async def make(db: Connection) -> None:
         if absent:
             await db.execute(_TABLES)
         elif found != FORMAT:
-            raise StorageError(f"store postgresql: expected tables of {FORMAT}, got {found or 'no format'}")
+            raise StorageError(
+                f"store postgresql: expected tables of {FORMAT}, got {found or 'no format'}; of an earlier build: "
+                "restore a backup that it makes into an empty database"
+            )
 
 
 def wrap_table(epoch: int) -> str:

@@ -14,22 +14,20 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from anwen.store import placing
+from anwen.store import postgresql_read as read
 from anwen.store import postgresql_schema as schema
 from anwen.store.base import PutResult, PutRow
 from anwen.store.postgresql_schema import Connection
 
 # its own isolation: in a higher one the snapshot would be older than the locks
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_ROW = ("bytea", "bigint", "bytea", "bigint", "bytea", "bigint", "bigint", "boolean", "bytea", "bytea")
+_ROW = ("bytea", "bigint", "bytea", "bigint", "bytea", "bigint", "bigint", "boolean", "bytea", "bytea", "bytea")
 COPY_ROWS = 256
 """Rows from which COPY's third less work for the server is worth its own round trip: a pipeline takes no COPY."""
 
 _LOCK = "SELECT pg_advisory_xact_lock{shared}(%b, bucket) FROM unnest(%b::int[]) AS bucket"
 _OWNERS = "SELECT label, record FROM posting WHERE label = ANY(%b) AND record <> ''"
-_STORED = (
-    "SELECT record, version, tag, collection, subject, collected_s, labels FROM row"
-    " WHERE record = ANY(%b) ORDER BY 1, 2"
-)
+_VERSIONS = "SELECT record, version, labels, subject, collection FROM row WHERE record = ANY(%b) ORDER BY 1, 2"
 _DELETED = "SELECT record, version FROM deleted WHERE record = ANY(%b)"
 _BURY = (
     "UPDATE posting SET record = '', mac = '' FROM unnest(%b::bytea[], %b::bytea[]) AS gone (label, record) "
@@ -54,12 +52,10 @@ async def put(db: Connection, epoch: int, rows: Sequence[PutRow]) -> list[PutRes
         await _begin(db, records, shared="_shared")
         # labels before rows: who finds a row stored meanwhile answers from it, who refuses one refuses it rightly
         found = await db.execute(_OWNERS, (list(first),), binary=True)
-        versions = await db.execute(_STORED, (records,), binary=True)
+        versions = await read.ask_current(db, [r.record for r in rows], [r.version for r in rows])
         gone = await db.execute(_DELETED, (records,), binary=True)
     owner = dict.fromkeys(first, b"") | dict(await found.fetchall())
-    stored: dict[bytes, list[placing.Known]] = {}
-    for record, *rest in await versions.fetchall():
-        stored.setdefault(record, []).append(placing.Known(*rest))
+    stored = await read.known(versions)
     deleted: dict[bytes, int] = dict(await gone.fetchall())
     owner |= await _owners(db, placing.other_labels(rows, owner))
     while (plan := placing.plan(rows, stored, deleted, owner)).unknown:
@@ -83,13 +79,10 @@ async def _owners(db: Connection, labels: Collection[bytes]) -> dict[bytes, byte
 
 async def _write(db: Connection, epoch: int, plan: placing.Plan) -> None:
     """Write each table in the order of its keys: two writers never wait for each other in a circle."""
-    new = sorted(plan.rows, key=lambda n: (n[0].record, n[0].version))
-    rows = [
-        (r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, r.verified, labels, r.sealed)
-        for r, labels in new
-    ]
-    wraps = sorted((r.record, r.version, r.wraps) for r in (*(r for r, _ in new), *plan.again))
-    subjects = sorted((r.subject, r.collection, r.record) for r, _ in new if r.version == 1)
+    new = sorted(plan.rows, key=lambda n: (n.row.record, n.row.version))
+    rows = list(map(placing.columns, new))
+    wraps = sorted((r.record, r.version, r.wraps) for r in (*(n.row for n in new), *plan.again))
+    subjects = sorted((r.subject, r.collection, r.record) for r, *_ in new if r.version == 1)
     claims = sorted((label, *taken) for label, taken in plan.postings.items())
     copied = len(rows) >= COPY_ROWS
     if copied:
@@ -134,15 +127,16 @@ async def delete(db: Connection, records: Sequence[tuple[bytes, int]]) -> None:
         upto[record] = max(version, upto.get(record, version))
     async with db.pipeline():
         await _begin(db, upto, shared="")
-        found = await db.execute(_STORED, (list(upto),), binary=True)
+        found = await db.execute(_VERSIONS, (list(upto),), binary=True)
         epochs = await schema.epochs(db)
-    known: dict[bytes, list[placing.Known]] = {}
-    for record, *rest in await found.fetchall():
-        known.setdefault(record, []).append(placing.Known(*rest))
-    freed = ((r, placing.given_up(((k.version, k.labels) for k in versions), upto[r])) for r, versions in known.items())
+    versions: dict[bytes, list[tuple[int, bytes]]] = {}
+    whose: dict[bytes, tuple[bytes, int]] = {}
+    for record, version, taken, subject, collection in await found.fetchall():
+        versions.setdefault(record, []).append((version, taken))
+        whose[record] = subject, collection
+    freed = ((r, placing.given_up(known, upto[r])) for r, known in versions.items())
     labels = sorted((label, r) for r, given_up in freed for label in given_up)
-    last = ((r, versions[-1]) for r, versions in known.items())
-    subjects = sorted((k.subject, k.collection, r) for r, k in last if k.version <= upto[r])
+    subjects = sorted((*whose[r], r) for r, known in versions.items() if known[-1][0] <= upto[r])
     marks = sorted(upto.items())
     async with db.pipeline():
         if labels:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Generator, Iterator
 
 from anwen.errors import ConflictError
+from anwen.store import history
 from anwen.store import sqlite_schema as schema
 from anwen.store.copying import BULK, Batch, columns, epoch_of
 
@@ -20,9 +21,9 @@ def dump(db: sqlite3.Connection) -> Generator[Batch, None, None]:
     db.execute("BEGIN")
     try:
         for table in (*BULK, *map(schema.wrap_table, schema.epochs(db))):
-            rows = db.execute(f"SELECT * FROM {table}")
+            rows, width = db.execute(f"SELECT * FROM {table}"), len(columns(table))
             while batch := rows.fetchmany(ROWS):
-                yield table, batch
+                yield table, [row[:width] for row in batch]  # not `before`, which other engines keep elsewhere
     finally:
         if db.in_transaction:  # a failed read of the disk has ended it
             db.execute("COMMIT")
@@ -33,8 +34,11 @@ def load(db: sqlite3.Connection, batches: Iterator[Batch]) -> None:
     for table in (*BULK, *map(schema.wrap_table, schema.epochs(db))):
         if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
             raise ConflictError("the store is not empty: a copy is loaded into an empty one alone")
-    for table, rows in batches:
+    loading = history.Loading()
+    for table, batch in batches:
         if epoch := epoch_of(table):
             schema.make_wrap_table(db, epoch)
-        marks = ", ".join("?" * len(columns(table)))
-        db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        width, rows = len(columns(table)), batch
+        if table == "row":
+            width, rows = width + 1, [(*row, history.pack(loading.take(row).before)) for row in batch]
+        db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)

@@ -4,34 +4,71 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from anwen.store import base
+from anwen.store import base, history
 from anwen.store import sqlite_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
+from anwen.store.placing import Known
 from anwen.store.trim import NO_WRAPS, current
 
-_COLUMNS = "collection, subject, row.record, row.version, tag, collected_s, expires_s, sealed, {wraps}, verified"
+_COLUMNS = (
+    "before, labels, collection, subject, row.record, row.version, tag, collected_s, expires_s, sealed, verified, "
+    "{wraps}"
+)
+_NEWEST = (
+    "WITH asked (record) AS (VALUES {marks}) SELECT {columns} FROM asked CROSS JOIN row ON row.record = asked.record "
+    "AND row.version = (SELECT max(version) FROM row AS r WHERE r.record = asked.record) {join}"
+)
+_SOME = (
+    "WITH asked (record, version) AS (VALUES {marks}) SELECT {columns} FROM asked CROSS JOIN row "
+    "ON row.record = asked.record AND row.version = asked.version {join}"
+)
 
 
 def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return the rows that are current for any of `classes`, record by record, versions ascending."""
-    wanted = list(dict.fromkeys(records))
-    table = schema.wrap_table(epoch)
-    if epoch in schema.epochs(db):
-        join, columns = f"LEFT JOIN {table} AS w USING (record, version)", _COLUMNS.format(wraps="w.wraps")
-    else:
-        join, columns = "", _COLUMNS.format(wraps="NULL")
-    found: dict[bytes, list[StoredRow]] = {}
-    for marks, keys in schema.chunks(wanted):
-        select = f"SELECT {columns} FROM row {join} WHERE row.record IN ({marks}) ORDER BY row.record, row.version"
-        for *head, wraps, verified in db.execute(select, keys):
-            row = StoredRow(*[*head, wraps or NO_WRAPS, bool(verified)])
-            found.setdefault(row.record, []).append(row)
-    asked = frozenset(classes)
-    return [row for record in wanted for row in current(found.get(record, []), asked)]
+    wanted, asked = list(dict.fromkeys(records)), frozenset(classes)
+    found = current_rows(db, wanted, epoch=epoch if epoch in schema.epochs(db) else None)
+    return [row for record in wanted for row in current([k.row for k in found.get(record, [])], asked)]
+
+
+def current_rows(
+    db: sqlite3.Connection,
+    records: Sequence[bytes],
+    besides: Iterable[tuple[bytes, int]] = (),
+    epoch: int | None = None,
+) -> dict[bytes, list[Known]]:
+    """Return of records, however often they were updated, what may be current; versions ascending.
+
+    Args:
+        besides: records and versions to be read, too. epoch: None: without wraps.
+    """
+    wraps, join = "NULL", ""
+    if epoch is not None:
+        wraps, table = "w.wraps", schema.wrap_table(epoch)
+        join = f"LEFT JOIN {table} AS w ON w.record = row.record AND w.version = row.version"
+    words = {"columns": _COLUMNS.format(wraps=wraps), "join": join}
+    found: dict[bytes, dict[int, Known]] = {}
+    more = set(besides)
+
+    def take(select: str, marks: str, keys: Sequence[Any]) -> None:
+        for before, labels, *about, verified, held in db.execute(select.format(marks=marks, **words), keys):
+            row = StoredRow(*[*about, held or NO_WRAPS, bool(verified)])
+            found.setdefault(row.record, {})[row.version] = Known(row, labels)
+            if before:
+                more.update((row.record, number) for number in history.unpack(before))
+
+    for marks, keys in schema.chunks(records, "(?)"):
+        take(_NEWEST, marks, keys)
+    lacking = sorted((r, n) for r, n in more if r in found and n not in found[r])
+    for marks, pairs in schema.chunks(lacking, "(?,?)"):
+        take(_SOME, marks, list(itertools.chain.from_iterable(pairs)))
+    return {record: [known for _, known in sorted(versions.items())] for record, versions in found.items()}
 
 
 def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:

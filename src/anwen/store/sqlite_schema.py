@@ -6,11 +6,13 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from anwen.errors import NotFoundError, PolicyError, StorageError
 
+T = TypeVar("T")
 APPLICATION_ID = 0x414E5745  # "ANWE"
-FORMAT = 1
+FORMAT = 2
 PAGE_BYTES = 16_384
 """Rows of some 1.2 KB lie whole in a page; measured against 4 and 8 KiB in docs/adr/0001-one-row-a-version.md."""
 
@@ -24,7 +26,8 @@ _TABLES = """
 CREATE TABLE row (
     record BLOB NOT NULL, version INTEGER NOT NULL, tag BLOB NOT NULL, collection INTEGER NOT NULL,
     subject BLOB NOT NULL, collected_s INTEGER NOT NULL, expires_s INTEGER NOT NULL, verified INTEGER NOT NULL,
-    labels BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (record, version)) WITHOUT ROWID, STRICT;
+    labels BLOB NOT NULL, sealed BLOB NOT NULL, before BLOB NOT NULL,
+    PRIMARY KEY (record, version)) WITHOUT ROWID, STRICT;
 CREATE INDEX row_unverified ON row (record) WHERE verified = 0;
 CREATE TABLE posting (label BLOB NOT NULL PRIMARY KEY, record BLOB NOT NULL, mac BLOB NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE subject (
@@ -119,6 +122,8 @@ def settings(db: sqlite3.Connection) -> dict[str, str]:
 def _check(db: sqlite3.Connection, path: Path) -> None:
     found = settings(db)
     expected = {**_SETTINGS, "application_id": str(APPLICATION_ID), "user_version": str(FORMAT)}
+    if found["application_id"] == expected["application_id"] and int(found["user_version"]) < FORMAT:
+        raise StorageError(f"store {path.name}: of an earlier build: restore a backup that it makes into a new store")
     for name, value in expected.items():
         if found[name] != value:
             raise StorageError(f"store {path.name}: expected {name} {value}, got {found[name]}")
@@ -142,9 +147,9 @@ def make_wrap_table(db: sqlite3.Connection, epoch: int) -> None:
     )
 
 
-def chunks(keys: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
-    """Yield placeholders and keys for IN lists; a power of two long, so that few statements are ever prepared."""
+def chunks(keys: Sequence[T], mark: str = "?") -> Iterator[tuple[str, list[T]]]:
+    """Yield placeholders and keys for lists; a power of two long, so that few statements are ever prepared."""
     for start in range(0, len(keys), _CHUNK):
         part = list(keys[start : start + _CHUNK])
         size = 1 << (len(part) - 1).bit_length()
-        yield ",".join("?" * size), part + part[-1:] * (size - len(part))
+        yield ",".join([mark] * size), part + part[-1:] * (size - len(part))

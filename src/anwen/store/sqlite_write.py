@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from anwen.errors import StorageError
-from anwen.store import placing
+from anwen.store import placing, sqlite_read
 from anwen.store import sqlite_schema as schema
 from anwen.store.base import PutResult, PutRow
 
@@ -17,7 +17,8 @@ def put(db: sqlite3.Connection, epoch: int, rows: Sequence[PutRow]) -> list[PutR
     """Store rows, each wholly or not at all; return outcomes in their order."""
     schema.make_wrap_table(db, epoch)
     records = list({r.record for r in rows})
-    stored, deleted = _stored(db, records), _deleted(db, records)
+    stored = sqlite_read.current_rows(db, records, ((r.record, r.version) for r in rows))
+    deleted = _deleted(db, records)
     owner = _owners(db, placing.first_labels(rows))
     owner |= _owners(db, placing.other_labels(rows, owner))
     while (plan := placing.plan(rows, stored, deleted, owner)).unknown:
@@ -28,15 +29,11 @@ def put(db: sqlite3.Connection, epoch: int, rows: Sequence[PutRow]) -> list[PutR
 
 def _write(db: sqlite3.Connection, epoch: int, plan: placing.Plan) -> None:
     """Write each table in the order of its keys, so that no order of insertion is kept."""
-    new = sorted(plan.rows, key=lambda n: (n[0].record, n[0].version))
-    rows = [
-        (r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, r.verified, labels, r.sealed)
-        for r, labels in new
-    ]
-    wraps = [(r.record, r.version, r.wraps) for r in (*(r for r, _ in new), *plan.again)]
-    db.executemany("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    new = sorted(plan.rows, key=lambda n: (n.row.record, n.row.version))
+    wraps = [(r.record, r.version, r.wraps) for r in (*(n.row for n in new), *plan.again)]
+    db.executemany("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(placing.columns, new))
     db.executemany(f"INSERT INTO {schema.wrap_table(epoch)} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", wraps)
-    subjects = sorted((r.subject, r.collection, r.record) for r, _ in new if r.version == 1)
+    subjects = sorted((r.subject, r.collection, r.record) for r, *_ in new if r.version == 1)
     db.executemany("INSERT INTO subject VALUES (?, ?, ?)", subjects)
     bury(db, plan.buried)
     claims = sorted((label, *taken) for label, taken in plan.postings.items())
@@ -53,20 +50,6 @@ def _owners(db: sqlite3.Connection, labels: Collection[bytes]) -> dict[bytes, by
     found = dict.fromkeys(labels, b"")
     for marks, keys in schema.chunks(list(labels)):
         found.update(db.execute(f"SELECT label, record FROM posting WHERE label IN ({marks})", keys))
-    return found
-
-
-def _stored(db: sqlite3.Connection, records: Sequence[bytes]) -> dict[bytes, list[placing.Known]]:
-    """Return what is stored about records, by ascending version."""
-    found: dict[bytes, list[placing.Known]] = {}
-    for marks, keys in schema.chunks(records):
-        select = (
-            f"SELECT record, version, tag, collection, subject, collected_s, labels FROM row WHERE record IN ({marks})"
-        )
-        for record, *rest in db.execute(select, keys):
-            found.setdefault(record, []).append(placing.Known(*rest))
-    for known in found.values():
-        known.sort(key=lambda k: k.version)
     return found
 
 

@@ -1,0 +1,48 @@
+"""Which versions of a record are read: the newest, and those that it names as current before it. Pure.
+
+However often a record is updated, what was replaced long ago costs nobody a read (docs/spec/store.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from anwen.store.base import StoredRow
+from anwen.store.trim import NO_WRAPS, current
+
+_NUMBER = 4
+
+
+def pack(numbers: Iterable[int]) -> bytes:
+    """Return numbers of versions as a row keeps them."""
+    return b"".join(number.to_bytes(_NUMBER) for number in numbers)
+
+
+def unpack(blob: bytes) -> list[int]:
+    """Return what was packed; of junk some numbers."""
+    return [int.from_bytes(blob[at : at + _NUMBER]) for at in range(0, len(blob), _NUMBER)]
+
+
+class Loaded(NamedTuple):
+    """A row of a copy, and which versions were current before it: copies do not say."""
+
+    row: StoredRow
+    labels: bytes
+    before: list[int]
+
+
+class Loading:
+    """The rows of a copy on their way into a store."""
+
+    def __init__(self) -> None:
+        self._current: list[StoredRow] = []  # of the record that rows come of
+
+    def take(self, columns: Sequence[Any]) -> Loaded:
+        """Return the next row, its columns as in `copying.BULK`; those of a record follow each other, ascending."""
+        record, version, tag, collection, subject, collected_s, expires_s, verified, labels, sealed = columns
+        about = collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified)
+        earlier = [r for r in self._current if r.record == record]
+        row = StoredRow(*about)
+        self._current = current([*earlier, row], frozenset())
+        return Loaded(row, labels, [r.version for r in earlier])
