@@ -134,6 +134,35 @@ async def test_a_member_that_came_up_is_asked_last_until_it_is_warm_and_then_fir
     assert (counts.records, counts.postings) == (1, 0), "what it was asked left nothing"
 
 
+async def test_an_own_member_that_was_cut_off_with_its_node_is_asked_last_until_it_reaches_the_others(
+    store, monkeypatch
+):
+    session = store._session
+    monkeypatch.setattr(cassandra_session, "WARM_AGE_S", -1.0)
+    await store.warm()
+    own, first, second = (
+        next(h for h in session.cluster.metadata.all_hosts() if h.rack == rack) for rack in ("a", "b", "c")
+    )
+    answers, real = asyncio.Event(), session._session.execute
+
+    def execute(statement, *arguments, **more):
+        if not answers.is_set():
+            raise cassandra_session.OperationTimedOut
+        return real(statement, *arguments, **more)
+
+    monkeypatch.setattr(session._session, "execute", execute)
+    await asyncio.to_thread(session._zone_first.on_up, first)
+    assert session._zone_first.cold == {}, "of three two were there: this node was not cut off"
+    monkeypatch.setattr(second, "is_up", False)
+    await asyncio.to_thread(session._zone_first.on_up, first)
+    assert set(session._zone_first.cold) == {own}
+    (waiting,) = session._zone_first.cold.values()
+    assert [h.rack for h in session._zone_first.make_query_plan()][-1] == "a"
+    answers.set()
+    await waiting
+    assert next(session._zone_first.make_query_plan()).rack == "a"
+
+
 async def test_members_of_a_node_without_a_zone_are_warmed_each_under_a_key_of_its_own(members, monkeypatch):
     monkeypatch.setattr(cassandra_session, "WARM_AGE_S", math.inf)
     monkeypatch.setattr(cassandra_session, "WARM_S", 600.0)

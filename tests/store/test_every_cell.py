@@ -88,7 +88,7 @@ COLUMNS = {
     "record": id_or_none, "subject": one_id, "label": one_id, "mac": id_or_none, "owner": id_or_none,
     "owner_mac": id_or_none, "tag": one_id, "run": run, "version": number_below(100), "owner_version": number_below(100),
     "deleted": number_below(100), "collection": number_below(3), "bucket": number_below(1024), "key": number_below(1),
-    "verified": number_below(2), "collected_s": day, "expires_s": day, "labels": labels, "before": numbers, "sealed": sealed, "wraps": wraps,
+    "verified": number_below(2), "collected_s": day, "expires_s": day, "labels": labels, "beside": numbers, "sealed": sealed, "wraps": wraps,
     "body": body,
 }  # fmt: skip
 RANDOM = ("record", "subject", "label", "mac", "owner", "owner_mac", "tag", "run", "labels", "wraps")

@@ -255,14 +255,39 @@ async def test_tables_of_another_format_are_refused(server, tmp_path):
 async def test_a_record_is_read_and_updated_without_the_versions_that_were_replaced(store, server):
     last, name = await updated(store, 300), await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
     where = f"WHERE record = '\\x{last.record.hex()}' AND version"
-    execute(server, f"UPDATE row SET sealed = '\\x01' {where} BETWEEN 2 AND 299", dbname=name)
+    execute(server, f"UPDATE row SET sealed = '\\x01' {where} BETWEEN 2 AND 300", dbname=name)
     assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 301]
     more = row(last.record, 302, subject=last.subject, classes=CONTACT_CLASSES)
     assert await outcomes(store, more) == [Outcome.STORED]
     assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 302]
-    for junk in ("ff", "ffffffff", "00000001" * 2, "0000012e" + "00"):  # of what was current before it
-        execute(server, f"UPDATE row SET before = '\\x{junk}' {where} = 302", dbname=name)
+    for junk in ("ff", "ffffffff", "00000001" * 2, "0000012e" + "00"):  # of what is current beside it
+        execute(server, f"UPDATE row SET beside = '\\x{junk}' {where} = 302", dbname=name)
         assert [r.version for r in await store.get(EPOCH, [last.record, os.urandom(16)], ())][-1] == 302
+
+
+async def test_a_record_that_is_deleted_while_it_is_read_comes_whole_or_not_at_all(store, monkeypatch):
+    one, real = await updated(store, 3), postgresql_read.ask_current
+
+    async def late(db, records, *more):
+        await store.delete([(one.record, one.version)])
+        return await real(db, records, *more)
+
+    other = row()
+    await put(store, other)
+    assert [r.version for r in await store.get(EPOCH, [one.record], ())] == [1, 4]
+    monkeypatch.setattr(postgresql_read, "ask_current", late)
+    assert [r.record for r in await store.get(EPOCH, [one.record, other.record], ())] == [other.record]
+
+
+async def test_junk_among_the_versions_that_a_record_names_costs_others_nothing(store, server):
+    last, name = await updated(store, 3), await store._pool.run(lambda db: one_value(db, "SELECT current_database()"))
+    execute(
+        server, f"UPDATE row SET beside = decode(repeat('00', 8000000), 'hex') WHERE record = '\\x{last.record.hex()}'",
+        dbname=name,
+    )  # fmt: skip
+    other, more = row(), row(last.record, 5, subject=last.subject, classes=CONTACT_CLASSES)
+    assert await outcomes(store, other, more) == [Outcome.STORED] * 2
+    assert [r.record for r in await store.get(EPOCH, [other.record], ())] == [other.record]
 
 
 async def test_no_table_keeps_a_time_or_a_number_in_sequence(store, server):

@@ -92,7 +92,7 @@ async def test_a_record_is_read_and_updated_without_the_versions_that_were_repla
             steps.append(counted[0])
     assert steps[0] == steps[1], "steps of SQLite's machine, for 301 versions and for 4"
     with contextlib.closing(sqlite3.connect(tmp_path / "store" / "anwen.sqlite")) as db, db:
-        db.execute("UPDATE row SET sealed = x'01' WHERE record = ? AND version BETWEEN 2 AND 299", (last.record,))
+        db.execute("UPDATE row SET sealed = x'01' WHERE record = ? AND version BETWEEN 2 AND 300", (last.record,))
     more = row(last.record, 302, subject=last.subject, classes=CONTACT_CLASSES)
     assert await outcomes(store, more) == [Outcome.STORED]
     assert [r.version for r in await store.get(EPOCH, [last.record], ())] == [1, 302]

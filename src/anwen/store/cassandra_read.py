@@ -50,7 +50,7 @@ class Version:
     before: frozenset[int]  # versions that were current, for some class, when it was written
 
     def known(self) -> Known:
-        return Known(self.row, self.labels)
+        return Known(self.row, self.labels, self.before)
 
     def held(self) -> set[bytes]:
         return {label for _, label in entries(self.labels)}

@@ -121,7 +121,7 @@ async def _make_table(session: Session, name: str, columns: str) -> None:
     newest_first = f"CLUSTERING ORDER BY ({order}) AND " if order else ""
     await session.define(
         f"CREATE TABLE IF NOT EXISTS {session.keyspace}.{name} ({columns}) "
-        f"WITH {newest_first}ID = {table_id} AND speculative_retry = 'MIN(99p,20ms)'"
+        f"WITH {newest_first}ID = {table_id} AND speculative_retry = 'MIN(99p,10ms)'"
     )
 
 

@@ -238,7 +238,8 @@ class Session:
 
     async def warm(self, steps: Callable[[], Steps]) -> None:
         """Ask own members that were just started some statements, now and whenever one comes back, which is asked last
-        meanwhile. Their code is slow until it has run some hundred times, and callers would wait for it.
+        meanwhile. Their code is slow until it has run some hundred times, and callers would wait for it. One that was
+        cut off is asked last until it has answered, and so is whichever was cut off together with this node.
 
         Args:
             steps: for one member; conditional ones under a key of its own, or they get in each other's way.
@@ -250,7 +251,15 @@ class Session:
                 cold[host] = loop.create_task(self._warm(host, steps()))
                 cold[host].add_done_callback(lambda _: cold.pop(host))
 
-        self._zone_first.came_up = lambda host: loop.call_soon_threadsafe(begin, host)
+        def came_up(host: Host) -> None:  # in the driver's thread, which marks the host as up after this
+            hosts = self.cluster.metadata.all_hosts()
+            up = {host, *(h for h in hosts if h.is_up)}
+            regained = 2 * len(up) > len(hosts) >= 2 * (len(up) - 1)
+            # an own one was cut off together with this node, and may reach the others later than we do
+            for each in up if regained else {host}:
+                loop.call_soon_threadsafe(begin, each)
+
+        self._zone_first.came_up = came_up
         for host in (h for h in self.cluster.metadata.all_hosts() if h.is_up):
             begin(host)
         await asyncio.gather(*cold.values())
@@ -266,10 +275,10 @@ class Session:
         while rounds < WARM_ROUNDS:
             try:
                 ((started_s,),) = await self.member(host, _STARTED)
+                for statement, key in steps:  # which need a quorum: it reaches another member again
+                    await self._blocking(partial(ask, (await self._prepare(statement)).bind(key)))
                 if time.time() - (started_s or 0) > WARM_AGE_S:
                     return  # it hung or was cut off, or only this node is new
-                for statement, key in steps:
-                    await self._blocking(partial(ask, (await self._prepare(statement)).bind(key)))
                 rounds += 1
             except UnavailableError:
                 await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done

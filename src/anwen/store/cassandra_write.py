@@ -233,7 +233,7 @@ class Put:
         """Return what this wave takes: all but what another row of it gives up first."""
         given = dict(planned.buried)
         found: dict[bytes, _Taking] = {}
-        for row, labels, before in planned.rows:
+        for row, labels, before, _ in planned.rows:
             chosen = dict(zip((label for _, label in entries(labels)), row.postings, strict=True))
             if all(given.get(label, row.record) == row.record for label in chosen):
                 held = self._known[row.record].held() if row.record in self._known else set()

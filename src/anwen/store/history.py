@@ -1,6 +1,6 @@
-"""Which versions of a record are read: the newest, and those that it names as current before it. Pure.
+"""Which versions of a record are read: the newest, and those that it names as current, for some class, beside it. Pure.
 
-However often a record is updated, what was replaced long ago costs nobody a read (docs/spec/store.md).
+However often a record is updated, what was replaced costs nobody a read (docs/spec/store.md).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from anwen.store.base import StoredRow
 from anwen.store.trim import NO_WRAPS, current
 
 _NUMBER = 4
+MOST_BYTES = 4 * 4096
+"""Of a row's numbers no more are read, so that junk among them costs others little: a record has fewer classes."""
 
 
 def pack(numbers: Iterable[int]) -> bytes:
@@ -21,15 +23,26 @@ def pack(numbers: Iterable[int]) -> bytes:
 
 def unpack(blob: bytes) -> list[int]:
     """Return what was packed; of junk some numbers."""
-    return [int.from_bytes(blob[at : at + _NUMBER]) for at in range(0, len(blob), _NUMBER)]
+    return [int.from_bytes(blob[at : at + _NUMBER]) for at in range(0, min(len(blob), MOST_BYTES), _NUMBER)]
+
+
+def beside(row: StoredRow, others: Sequence[StoredRow]) -> tuple[int, ...]:
+    """Return the versions that stay current, for some class, when `row` is stored after `others` (ascending)."""
+    return numbers(r for r in current([*others, row], frozenset()) if r.version != row.version)
+
+
+def numbers(rows: Iterable[StoredRow]) -> tuple[int, ...]:
+    """Return the versions of rows."""
+    return tuple(row.version for row in rows)
 
 
 class Loaded(NamedTuple):
-    """A row of a copy, and which versions were current before it: copies do not say."""
+    """A row of a copy, and which versions were current before it and are beside it: copies do not say."""
 
     row: StoredRow
     labels: bytes
-    before: list[int]
+    before: tuple[int, ...]
+    beside: tuple[int, ...]
 
 
 class Loading:
@@ -45,4 +58,4 @@ class Loading:
         earlier = [r for r in self._current if r.record == record]
         row = StoredRow(*about)
         self._current = current([*earlier, row], frozenset())
-        return Loaded(row, labels, [r.version for r in earlier])
+        return Loaded(row, labels, numbers(earlier), beside(row, earlier))

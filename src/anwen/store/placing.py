@@ -6,7 +6,7 @@ An engine with transactions looks up what this asks for, and writes the plan tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ class Known(NamedTuple):
 
     row: StoredRow
     labels: bytes
+    others: Collection[int]  # versions of which it says that they may be current beside it
 
 
 class New(NamedTuple):
@@ -32,6 +33,7 @@ class New(NamedTuple):
     row: PutRow
     labels: bytes  # `row.labels`
     before: tuple[int, ...]  # versions that were current, for some class, until then
+    beside: tuple[int, ...]  # those of them that stay it
 
 
 @dataclass(slots=True)
@@ -63,6 +65,12 @@ def given_up(versions: Iterable[tuple[int, bytes]], upto: int) -> set[bytes]:
     return gone - kept
 
 
+def _held(known: Sequence[Known]) -> list[Known]:
+    """Return the newest version, and those that it names: what a repeat had read, too, must not matter."""
+    newest = known[-1] if known else None
+    return [k for k in known if newest and (k is newest or k.row.version in newest.others)]
+
+
 def as_stored(row: PutRow) -> StoredRow:
     """Return a row as a reader gets it, without wraps."""
     about = row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s
@@ -73,7 +81,7 @@ def columns(new: New) -> tuple[Any, ...]:
     """Return a row as the tables of SQLite and PostgreSQL have it."""
     r = new.row
     about = r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, r.verified
-    return *about, new.labels, r.sealed, history.pack(new.before)
+    return *about, new.labels, r.sealed, history.pack(new.beside)
 
 
 def _pack(taken: Sequence[tuple[int, bytes]]) -> bytes:
@@ -188,14 +196,17 @@ class _Placing:
     def _store(self, row: PutRow, known: list[Known], chosen: Sequence[bytes]) -> None:
         for posting, label in zip(row.postings, chosen, strict=True):
             self.plan.postings[label] = (row.record, posting.mac)
-        for old in known:  # tombstones of what it indexed of the row's classes; versions themselves never change
+        held, stored = _held(known), as_stored(row)
+        for old in held:  # tombstones of what it indexed of the row's classes; versions themselves never change
             for class_id, label in entries(old.labels):
                 if class_id in row.classes and label not in chosen:
                     self._bury(label, row.record)
         labels = _pack([(p.class_id, label) for p, label in zip(row.postings, chosen, strict=True)])
-        before = tuple(r.version for r in current([k.row for k in known], frozenset()))
-        self.plan.rows.append(New(row, labels, before))
-        known.append(Known(as_stored(row), labels))
+        rows = [k.row for k in held]
+        before = history.numbers(current(rows, frozenset())) if rows else ()
+        new = New(row, labels, before, history.beside(stored, rows) if rows else ())
+        self.plan.rows.append(new)
+        known.append(Known(stored, labels, new.beside))
 
     def _bury(self, label: bytes, record: bytes) -> None:
         self.plan.buried.append((label, record))

@@ -68,7 +68,7 @@ class PostgresqlCopy:
     async def dump(self) -> AsyncIterator[Batch]:
         async with self._transaction("READ ONLY", STALLED_S):
             for table in await self._tables():
-                width = len(columns(table))  # not `before`, which other engines keep elsewhere
+                width = len(columns(table))  # not `beside`, which other engines keep elsewhere
                 # by key: the order in which rows lie would tell which were written together
                 keys = "1, 2" if table != "subject" else "1, 2, 3"
                 select = sql.SQL("SELECT * FROM {} ORDER BY " + keys).format(sql.Identifier(table))
@@ -114,9 +114,9 @@ class PostgresqlCopy:
         types = [_TYPES[kind] for kind in columns(table)]
         if table == "row":
             types[_VERIFIED:] = "boolean", *types[_VERIFIED + 1 :], "bytea"
-            before = (history.pack(loading.take(r).before) for r in rows)
+            beside = (history.pack(loading.take(r).beside) for r in rows)
             rows = [
-                (*r[:_VERIFIED], bool(r[_VERIFIED]), *r[_VERIFIED + 1 :], b) for r, b in zip(rows, before, strict=True)
+                (*r[:_VERIFIED], bool(r[_VERIFIED]), *r[_VERIFIED + 1 :], b) for r, b in zip(rows, beside, strict=True)
             ]
         copying = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table))
         async with self._db.cursor() as cursor, cursor.copy(copying) as copy:

@@ -1,4 +1,4 @@
-"""What the PostgreSQL engine answers: each record, each posting of one snapshot, by one statement."""
+"""What the PostgreSQL engine answers: each record and each posting as it is in one snapshot."""
 
 # ruff: noqa: S608 - what is put into statements are names of tables, never values
 
@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
 
-from anwen.store import base
+from anwen.store import base, history
 from anwen.store import postgresql_schema as schema
 from anwen.store.base import Hit, Statistics, StoredRow
 from anwen.store.placing import Known
@@ -20,43 +20,51 @@ from anwen.store.trim import NO_WRAPS, current
 
 COUNTED_AT_ONCE = 10_000
 
-_COLUMNS = "before, labels, collection, subject, record, version, tag, collected_s, expires_s, sealed, verified"
+_FEW = f"substr(beside, 1, {history.MOST_BYTES})"
+_COLUMNS = f"{_FEW}, labels, collection, subject, record, version, tag, collected_s, expires_s"
 _NEWEST = (
     "SELECT newest.* FROM unnest(%b::bytea[]) AS asked (record) "
-    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, {{wraps}} FROM row {{join}} "
+    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, sealed, verified, {{wraps}} FROM row {{join}} "
     "WHERE record = asked.record ORDER BY version DESC LIMIT 1) AS newest"
 )
-_BEFORE = (  # numbers of four bytes each; whatever the bytes are, no cast can fail
-    "ARRAY(SELECT ('x' || encode(substr(before, at, 4), 'hex'))::bit(32)::bigint "
-    "FROM generate_series(1, length(before), 4) AS at)"
+_BESIDE = (  # numbers of four bytes each; whatever the bytes are, no cast can fail
+    "ARRAY(SELECT ('x' || encode(substr(beside, at, 4), 'hex'))::bit(32)::bigint "
+    f"FROM generate_series(1, least(length(beside), {history.MOST_BYTES}), 4) AS at)"
 )
 _CURRENT = (  # OFFSET 0: record by record, whatever the planner knows of the table
-    "SELECT found.* FROM unnest(%b::bytea[], %b::bigint[]) AS asked (record, besides) "
-    f"CROSS JOIN LATERAL (SELECT version, {_BEFORE} AS before FROM row AS r WHERE r.record = asked.record "
+    "SELECT found.* FROM unnest(%b::bytea[]) AS asked (record) "
+    f"CROSS JOIN LATERAL (SELECT version, {_BESIDE} AS others FROM row AS r WHERE r.record = asked.record "
     "ORDER BY version DESC LIMIT 1) AS newest "
-    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, {{wraps}} FROM row {{join}} WHERE record = asked.record "
-    "AND version = ANY (newest.before || newest.version || asked.besides) OFFSET 0) AS found"
+    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, sealed, verified, {{wraps}} FROM row {{join}} "
+    "WHERE record = asked.record AND version = ANY (newest.others || newest.version) OFFSET 0) AS found"
 )
+_OWN = (  # what tells a repeat
+    "SELECT found.* FROM unnest(%b::bytea[], %b::bigint[]) AS asked (record, version) "
+    f"CROSS JOIN LATERAL (SELECT {_COLUMNS}, ''::bytea, verified, NULL::bytea FROM row AS r "
+    "WHERE r.record = asked.record AND r.version = asked.version OFFSET 0) AS found"
+)
+_Answer = psycopg.AsyncCursor[tuple[Any, ...]]
 
 
 async def get(db: Connection, epoch: int | None, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
     """Return the rows that are current for any of `classes`, record by record; epoch None: without wraps."""
-    wanted, asked, updated = list(dict.fromkeys(records)), frozenset(classes), set[bytes]()
-    found = await known(await db.execute(_with_wraps(_NEWEST, epoch), (wanted,), binary=True), updated)
-    if updated:  # all of theirs in one snapshot: a deletion in between shows no half of a record
-        found |= await known(await ask_current(db, list(updated), [0] * len(updated), epoch))
+    wanted, asked = list(dict.fromkeys(records)), frozenset(classes)
+    found = await known(await db.execute(_with_wraps(_NEWEST, epoch), (wanted,), binary=True))
+    if more := [record for record, versions in found.items() if versions[-1].others]:
+        again = await known(await ask_current(db, more, epoch))  # all of these in one snapshot
+        found |= {record: again.get(record, []) for record in more}  # deleted meanwhile: no half of it
     return [row for record in wanted for row in current([k.row for k in found.get(record, [])], asked)]
 
 
-async def ask_current(
-    db: Connection, records: Sequence[bytes], besides: Sequence[int], epoch: int | None = None
-) -> psycopg.AsyncCursor[tuple[Any, ...]]:
-    """Ask for what may be current of records, however often they were updated; `known` reads the answer.
+async def ask_current(db: Connection, records: Sequence[bytes], epoch: int | None = None) -> _Answer:
+    """Ask for what may be current of records, however often they were updated; epoch None: without wraps."""
+    return await db.execute(_with_wraps(_CURRENT, epoch), (list(records),), binary=True)
 
-    Args:
-        besides: for each record a version to be read, too. epoch: None: without wraps.
-    """
-    return await db.execute(_with_wraps(_CURRENT, epoch), (list(records), list(besides)), binary=True)
+
+async def ask_versions(db: Connection, versions: Iterable[tuple[bytes, int]]) -> _Answer:
+    """Ask for what is there of records and versions, without what is sealed."""
+    records, numbers = zip(*sorted(set(versions)), strict=True)
+    return await db.execute(_OWN, (list(records), list(numbers)), binary=True)
 
 
 def _with_wraps(select: str, epoch: int | None) -> str:
@@ -64,16 +72,13 @@ def _with_wraps(select: str, epoch: int | None) -> str:
     return select.format(wraps="w.wraps" if join else "NULL::bytea", join=join)
 
 
-async def known(
-    asked: psycopg.AsyncCursor[tuple[Any, ...]], updated: set[bytes] | None = None
-) -> dict[bytes, list[Known]]:
-    """Return versions of records, ascending. `updated`: takes those records that have more than the newest current."""
+async def known(*answers: _Answer) -> dict[bytes, list[Known]]:
+    """Return versions of records, ascending; those of a later answer count."""
     found: dict[bytes, dict[int, Known]] = {}
-    for before, labels, *about, verified, wraps in await asked.fetchall():
-        row = StoredRow(*[*about, wraps or NO_WRAPS, verified])
-        found.setdefault(row.record, {})[row.version] = Known(row, labels)
-        if before and updated is not None:
-            updated.add(row.record)
+    for answer in answers:
+        for beside, labels, *about, sealed, verified, wraps in await answer.fetchall():
+            row = StoredRow(*[*about, sealed, wraps or NO_WRAPS, verified])
+            found.setdefault(row.record, {})[row.version] = Known(row, labels, history.unpack(beside) if beside else ())
     return {record: [k for _, k in sorted(versions.items())] for record, versions in found.items()}
 
 

@@ -28,7 +28,7 @@ _TABLES = f"""
 CREATE TABLE row (
     record bytea NOT NULL, version bigint NOT NULL, tag bytea NOT NULL, collection bigint NOT NULL,
     subject bytea NOT NULL, collected_s bigint NOT NULL, expires_s bigint NOT NULL, verified boolean NOT NULL,
-    labels bytea NOT NULL, sealed bytea NOT NULL, before bytea NOT NULL, PRIMARY KEY (record, version));
+    labels bytea NOT NULL, sealed bytea NOT NULL, beside bytea NOT NULL, PRIMARY KEY (record, version));
 ALTER TABLE row ALTER sealed SET STORAGE EXTERNAL;
 CREATE INDEX row_unverified ON row (record) WHERE NOT verified;
 CREATE TABLE posting (label bytea NOT NULL PRIMARY KEY, record bytea NOT NULL, mac bytea NOT NULL);

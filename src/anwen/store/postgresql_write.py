@@ -52,10 +52,11 @@ async def put(db: Connection, epoch: int, rows: Sequence[PutRow]) -> list[PutRes
         await _begin(db, records, shared="_shared")
         # labels before rows: who finds a row stored meanwhile answers from it, who refuses one refuses it rightly
         found = await db.execute(_OWNERS, (list(first),), binary=True)
-        versions = await read.ask_current(db, [r.record for r in rows], [r.version for r in rows])
+        own = await read.ask_versions(db, ((r.record, r.version) for r in rows))
+        current = await read.ask_current(db, records)  # last: the newest of all that was read
         gone = await db.execute(_DELETED, (records,), binary=True)
     owner = dict.fromkeys(first, b"") | dict(await found.fetchall())
-    stored = await read.known(versions)
+    stored = await read.known(own, current)
     deleted: dict[bytes, int] = dict(await gone.fetchall())
     owner |= await _owners(db, placing.other_labels(rows, owner))
     while (plan := placing.plan(rows, stored, deleted, owner)).unknown:

@@ -23,7 +23,7 @@ def dump(db: sqlite3.Connection) -> Generator[Batch, None, None]:
         for table in (*BULK, *map(schema.wrap_table, schema.epochs(db))):
             rows, width = db.execute(f"SELECT * FROM {table}"), len(columns(table))
             while batch := rows.fetchmany(ROWS):
-                yield table, [row[:width] for row in batch]  # not `before`, which other engines keep elsewhere
+                yield table, [row[:width] for row in batch]  # not `beside`, which other engines keep elsewhere
     finally:
         if db.in_transaction:  # a failed read of the disk has ended it
             db.execute("COMMIT")
@@ -40,5 +40,5 @@ def load(db: sqlite3.Connection, batches: Iterator[Batch]) -> None:
             schema.make_wrap_table(db, epoch)
         width, rows = len(columns(table)), batch
         if table == "row":
-            width, rows = width + 1, [(*row, history.pack(loading.take(row).before)) for row in batch]
+            width, rows = width + 1, [(*row, history.pack(loading.take(row).beside)) for row in batch]
         db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,18 +15,11 @@ from anwen.store.base import Hit, Statistics, StoredRow
 from anwen.store.placing import Known
 from anwen.store.trim import NO_WRAPS, current
 
-_COLUMNS = (
-    "before, labels, collection, subject, row.record, row.version, tag, collected_s, expires_s, sealed, verified, "
-    "{wraps}"
+_ROW = (
+    f"SELECT substr(beside, 1, {history.MOST_BYTES}), labels, collection, subject, row.record, row.version, tag, "
+    "collected_s, expires_s, sealed, verified, {wraps} FROM row {join} WHERE row.record = ? "
 )
-_NEWEST = (
-    "WITH asked (record) AS (VALUES {marks}) SELECT {columns} FROM asked CROSS JOIN row ON row.record = asked.record "
-    "AND row.version = (SELECT max(version) FROM row AS r WHERE r.record = asked.record) {join}"
-)
-_SOME = (
-    "WITH asked (record, version) AS (VALUES {marks}) SELECT {columns} FROM asked CROSS JOIN row "
-    "ON row.record = asked.record AND row.version = asked.version {join}"
-)
+_NEWEST, _ONE = _ROW + "ORDER BY row.version DESC LIMIT 1", _ROW + "AND row.version = ?"
 
 
 def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: Sequence[int]) -> list[StoredRow]:
@@ -39,7 +31,7 @@ def get(db: sqlite3.Connection, epoch: int, records: Sequence[bytes], classes: S
 
 def current_rows(
     db: sqlite3.Connection,
-    records: Sequence[bytes],
+    records: Iterable[bytes],
     besides: Iterable[tuple[bytes, int]] = (),
     epoch: int | None = None,
 ) -> dict[bytes, list[Known]]:
@@ -48,27 +40,27 @@ def current_rows(
     Args:
         besides: records and versions to be read, too. epoch: None: without wraps.
     """
-    wraps, join = "NULL", ""
-    if epoch is not None:
-        wraps, table = "w.wraps", schema.wrap_table(epoch)
-        join = f"LEFT JOIN {table} AS w ON w.record = row.record AND w.version = row.version"
-    words = {"columns": _COLUMNS.format(wraps=wraps), "join": join}
-    found: dict[bytes, dict[int, Known]] = {}
-    more = set(besides)
+    join = "" if epoch is None else f"LEFT JOIN {schema.wrap_table(epoch)} AS w USING (record, version)"
+    newest, one = (s.format(wraps="w.wraps" if join else "NULL", join=join) for s in (_NEWEST, _ONE))
+    own: dict[bytes, set[int]] = {}
+    for record, version in besides:
+        own.setdefault(record, set()).add(version)
+    found: dict[bytes, list[Known]] = {}
+    for record in records:
+        for columns in db.execute(newest, (record,)):
+            last = _known(columns)
+            found[record] = [last]
+            if last.others or record in own:
+                more = own.get(record, set()).union(last.others) - {last.row.version}
+                others = [row for number in sorted(more) for row in db.execute(one, (record, number))]
+                found[record] = [*map(_known, others), last]
+    return found
 
-    def take(select: str, marks: str, keys: Sequence[Any]) -> None:
-        for before, labels, *about, verified, held in db.execute(select.format(marks=marks, **words), keys):
-            row = StoredRow(*[*about, held or NO_WRAPS, bool(verified)])
-            found.setdefault(row.record, {})[row.version] = Known(row, labels)
-            if before:
-                more.update((row.record, number) for number in history.unpack(before))
 
-    for marks, keys in schema.chunks(records, "(?)"):
-        take(_NEWEST, marks, keys)
-    lacking = sorted((r, n) for r, n in more if r in found and n not in found[r])
-    for marks, pairs in schema.chunks(lacking, "(?,?)"):
-        take(_SOME, marks, list(itertools.chain.from_iterable(pairs)))
-    return {record: [known for _, known in sorted(versions.items())] for record, versions in found.items()}
+def _known(columns: Sequence[Any]) -> Known:
+    beside, labels, *about, verified, wraps = columns
+    row = StoredRow(*[*about, wraps or NO_WRAPS, bool(verified)])
+    return Known(row, labels, history.unpack(beside) if beside else ())  # of no bytes substr makes NULL
 
 
 def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:

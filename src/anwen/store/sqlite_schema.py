@@ -6,11 +6,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from anwen.errors import NotFoundError, PolicyError, StorageError
 
-T = TypeVar("T")
 APPLICATION_ID = 0x414E5745  # "ANWE"
 FORMAT = 2
 PAGE_BYTES = 16_384
@@ -26,7 +24,7 @@ _TABLES = """
 CREATE TABLE row (
     record BLOB NOT NULL, version INTEGER NOT NULL, tag BLOB NOT NULL, collection INTEGER NOT NULL,
     subject BLOB NOT NULL, collected_s INTEGER NOT NULL, expires_s INTEGER NOT NULL, verified INTEGER NOT NULL,
-    labels BLOB NOT NULL, sealed BLOB NOT NULL, before BLOB NOT NULL,
+    labels BLOB NOT NULL, sealed BLOB NOT NULL, beside BLOB NOT NULL,
     PRIMARY KEY (record, version)) WITHOUT ROWID, STRICT;
 CREATE INDEX row_unverified ON row (record) WHERE verified = 0;
 CREATE TABLE posting (label BLOB NOT NULL PRIMARY KEY, record BLOB NOT NULL, mac BLOB NOT NULL) WITHOUT ROWID, STRICT;
@@ -147,9 +145,9 @@ def make_wrap_table(db: sqlite3.Connection, epoch: int) -> None:
     )
 
 
-def chunks(keys: Sequence[T], mark: str = "?") -> Iterator[tuple[str, list[T]]]:
-    """Yield placeholders and keys for lists; a power of two long, so that few statements are ever prepared."""
+def chunks(keys: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
+    """Yield placeholders and keys for IN lists; a power of two long, so that few statements are ever prepared."""
     for start in range(0, len(keys), _CHUNK):
         part = list(keys[start : start + _CHUNK])
         size = 1 << (len(part) - 1).bit_length()
-        yield ",".join([mark] * size), part + part[-1:] * (size - len(part))
+        yield ",".join("?" * size), part + part[-1:] * (size - len(part))
