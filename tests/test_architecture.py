@@ -143,7 +143,7 @@ def test_the_code_stays_small_enough_to_be_read_whole():
     # before they harm, keys of other keepers and missing ones among them: whoever raises them says for what.
     # Rehearsals and sample people are no part of a vault
     apart = ("rehearse", "sample")
-    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_520
+    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_530
     assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 6_500
     assert sum(code_lines(p) for p in FILES if owner(p) == "keeper") < 2_055
     assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 450}
