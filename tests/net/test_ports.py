@@ -11,12 +11,11 @@ from anwen.net.ports import free_port
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_port_is_refused_to_whoever_probes_for_one_and_given_to_the_server_it_is_for(host):
-    port = free_port(host)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as another:
+    port, family = free_port(host), socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as another:
         with pytest.raises(OSError) as refused:
             another.bind((host, port))
         assert refused.value.errno == errno.EADDRINUSE
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(2):  # and again after it was stopped
         with socket.create_server((host, port), family=family), socket.create_connection((host, port)):
             pass

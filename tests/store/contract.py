@@ -81,6 +81,9 @@ class StoreContract:
     LEAVES_SLOTS = False
     """Whether puts that meet in a slot may both leave it."""
 
+    async def test_a_put_of_nothing_stores_nothing(self, store):
+        assert await put(store) == []
+
     async def test_what_was_put_is_got_byte_for_byte(self, store):
         one = row(verified=False)
         assert await outcomes(store, one) == [Outcome.STORED]

@@ -246,10 +246,10 @@ class _Draft:
         self._db.executemany("INSERT OR IGNORE INTO posting VALUES (?, x'', x'')", labels)
 
 
-def _cells(row: history.Loaded) -> Row:
+def _cells(loaded: history.Loaded) -> Row:
     """Return the columns of the table."""
-    cell = read.body(row.row, row.labels, (), row.before)
-    return row.row.record, row.row.version, cell, row.row.verified, 2 * row.row.version
+    row = loaded.row
+    return row.record, row.version, read.body(row, loaded.labels, (), loaded.before), row.verified, 2 * row.version
 
 
 def _row(version: Version) -> Row:

@@ -21,8 +21,9 @@ def pack(numbers: Iterable[int]) -> bytes:
     return b"".join(number.to_bytes(_NUMBER) for number in numbers)
 
 
-def unpack(blob: bytes) -> list[int]:
-    """Return what was packed; of junk some numbers."""
+def unpack(blob: bytes | None) -> list[int]:
+    """Return what was packed, nothing of None; of junk some numbers."""
+    blob = blob or b""
     return [int.from_bytes(blob[at : at + _NUMBER]) for at in range(0, min(len(blob), MOST_BYTES), _NUMBER)]
 
 
@@ -58,4 +59,4 @@ class Loading:
         earlier = [r for r in self._current if r.record == record]
         row = StoredRow(*about)
         self._current = current([*earlier, row], frozenset())
-        return Loaded(row, labels, numbers(earlier), beside(row, earlier))
+        return Loaded(row, labels, numbers(earlier), numbers(r for r in self._current if r.version != version))

@@ -63,8 +63,8 @@ async def ask_current(db: Connection, records: Sequence[bytes], epoch: int | Non
 
 async def ask_versions(db: Connection, versions: Iterable[tuple[bytes, int]]) -> _Answer:
     """Ask for what is there of records and versions, without what is sealed."""
-    records, numbers = zip(*sorted(set(versions)), strict=True)
-    return await db.execute(_OWN, (list(records), list(numbers)), binary=True)
+    pairs = sorted(set(versions))
+    return await db.execute(_OWN, ([r for r, _ in pairs], [version for _, version in pairs]), binary=True)
 
 
 def _with_wraps(select: str, epoch: int | None) -> str:
@@ -78,7 +78,7 @@ async def known(*answers: _Answer) -> dict[bytes, list[Known]]:
     for answer in answers:
         for beside, labels, *about, sealed, verified, wraps in await answer.fetchall():
             row = StoredRow(*[*about, sealed, wraps or NO_WRAPS, verified])
-            found.setdefault(row.record, {})[row.version] = Known(row, labels, history.unpack(beside) if beside else ())
+            found.setdefault(row.record, {})[row.version] = Known(row, labels, history.unpack(beside))
     return {record: [k for _, k in sorted(versions.items())] for record, versions in found.items()}
 
 
