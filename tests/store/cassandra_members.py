@@ -1,6 +1,7 @@
 """Three Cassandra members for tests, one set for a session."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,21 +12,30 @@ from anwen.store import cassandra_schema as schema
 from anwen.store import engines
 
 
-@pytest.fixture(scope="session")
-def members(tmp_path_factory):
-    """A cluster at addresses that no other session has."""
+def stopped(folder, place=0, **options):
+    """Return a cluster, not started yet, at addresses that no other session and no other place has."""
     if (reason := cassandra.missing()) is not None:
         assert os.environ.get("ANWEN_ENGINES") != "required", reason
         pytest.skip(reason)
     net = f"127.{1 + os.getpid() // 256 % 250}.{os.getpid() % 256}"
-    addresses = {zone: f"{net}.{11 + i}" for i, zone in enumerate("abc")}
-    cluster = cassandra.Cluster(tmp_path_factory.mktemp("cassandra"), addresses=addresses)
+    addresses = {zone: f"{net}.{11 + 10 * place + i}" for i, zone in enumerate("abc")}
+    return cassandra.Cluster(folder, addresses=addresses, options=options)
+
+
+@contextlib.contextmanager
+def running(cluster):
+    asyncio.run(cluster.start())
     try:
-        asyncio.run(cluster.start())
         yield cluster
     finally:
         for zone in cluster.zones:
             cluster.kill(zone)
+
+
+@pytest.fixture(scope="session")
+def members(tmp_path_factory):
+    with running(stopped(tmp_path_factory.mktemp("cassandra"))) as cluster:
+        yield cluster
 
 
 async def connected(members, zone="a", **settings):

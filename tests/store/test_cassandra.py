@@ -130,6 +130,11 @@ async def test_a_member_that_came_up_is_asked_last_until_it_is_warm_and_then_fir
     monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", 0)
     await warming
     assert asked()[0] == "a"
+    ((_, rounds),) = session._rounds.items()
+    monkeypatch.setattr(cassandra_session, "WARM_ROUNDS", rounds)
+    await asyncio.to_thread(session._zone_first.on_up, own)
+    await asyncio.gather(*session._zone_first.cold.values())
+    assert session._rounds.total() == rounds + 1, "once a start: this time it was but cut off"
     counts = await store.statistics()
     assert (counts.records, counts.postings) == (1, 0), "what it was asked left nothing"
 

@@ -238,6 +238,7 @@ class Cluster:
             "cassandra.shutdown_announce_in_ms": 0,
             "cassandra.approximate_time_precision_ms": 20,  # else a thread wakes every 2 ms to look at the clock
             "cassandra.set_sep_thread_name": "false",  # a system call for each task
+            "cassandra.superuser_setup_delay_ms": 0,  # where a test has its members ask for passwords
             "jdk.attach.allowAttachSelf": "true",
         }
         return [
@@ -290,4 +291,6 @@ class Cluster:
             "concurrent_reads": 16,
             "concurrent_writes": 32,
             "paxos_variant": "v2",
+            # what a zone missed comes over some seconds instead of one, in which all members' processors would be full
+            "hinted_handoff_throttle": "128KiB",
         }

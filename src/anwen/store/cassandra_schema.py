@@ -14,7 +14,7 @@ from cassandra.query import SimpleStatement
 
 from anwen.errors import PolicyError, StorageError, UnavailableError
 from anwen.formats.wire import MEMBER_WHOLE
-from anwen.store.cassandra_session import Session
+from anwen.store.cassandra_session import NotGrantedError, Session
 
 REPLICAS = 3
 GOSSIP_S = 10.0
@@ -34,6 +34,7 @@ _WRAP = "record blob, version bigint, tag blob, wraps blob, PRIMARY KEY (record,
 _NEWEST_FIRST = {"row": "version DESC", "wrap": "version DESC, tag ASC"}
 """So that what is current is read without what it replaced."""
 _SETTINGS = ("commitlog_sync", "auto_snapshot")
+_ROLES = "system_auth"
 
 
 async def make(session: Session) -> None:
@@ -41,7 +42,7 @@ async def make(session: Session) -> None:
 
     Raises: UnavailableError. StorageError: an earlier build made them.
     """
-    if await _keyspace(session) is None:
+    if await _keyspace(session, session.keyspace) is None:
         await session.define(
             f"CREATE KEYSPACE IF NOT EXISTS {session.keyspace} WITH replication = {_one_a_zone(await _zones(session))}"
         )
@@ -130,14 +131,17 @@ async def _make_table(session: Session, name: str, columns: str) -> None:
 
 async def check(session: Session) -> dict[str, str]:
     """Return what durability and steadiness depend on, as the cluster states it. Raises PolicyError, StorageError."""
-    keyspace = await _keyspace(session)
+    keyspace, zones = await _keyspace(session, session.keyspace), await _zones(session)
     if keyspace is None:
         raise StorageError(f"store cassandra: no keyspace {session.keyspace}")
     replication, durable = keyspace
-    check_replication(replication, await _zones(session))
+    check_replication(replication, zones)
     if not durable:  # then writes go past the commit log, and no setting of it means anything
         raise PolicyError(f"store cassandra: durable_writes of keyspace {session.keyspace}: expected true, got false")
-    found = {"replication": ", ".join(f"{k} {v}" for k, v in sorted(replication.items())), "durable_writes": "true"}
+    found = {"replication": _words(replication), "durable_writes": "true"}
+    if session.signs_in and (roles := await _keyspace(session, _ROLES)) is not None:
+        check_replication(roles[0], zones, f" of {_ROLES}")  # as it comes it is in one zone, and sign-in ends with that
+        found[f"replication of {_ROLES}"] = _words(roles[0])
     for host in session.cluster.metadata.all_hosts():
         place = _place(host)
         values = await _settings(session, host)
@@ -148,23 +152,29 @@ async def check(session: Session) -> dict[str, str]:
     return found
 
 
-def check_replication(replication: Mapping[str, str], zones: Mapping[str, Iterable[str]]) -> None:
+def _words(replication: Mapping[str, str]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in sorted(replication.items()))
+
+
+def check_replication(replication: Mapping[str, str], zones: Mapping[str, Iterable[str]], of: str = "") -> None:
     """Raise PolicyError unless there are three replicas, each in a zone of its own.
 
     Args:
-        replication: of the keyspace, as `system_schema.keyspaces` has it.
+        replication: of a keyspace, as `system_schema.keyspaces` has it.
         zones: racks of each data centre.
+        of: words that say which keyspace; none for the one with the tables.
     """
+    setting = f"store cassandra: replication{of}"
     name = replication.get("class", "").rpartition(".")[2]
     if name != "NetworkTopologyStrategy":
-        raise PolicyError(f"store cassandra: replication: expected NetworkTopologyStrategy, got {name}")
+        raise PolicyError(f"{setting}: expected NetworkTopologyStrategy, got {name}")
     copies = {dc: int(number) for dc, number in replication.items() if dc != "class"}
     if sum(copies.values()) < REPLICAS:
-        raise PolicyError(f"store cassandra: replication: expected {REPLICAS} or more, got {sum(copies.values())}")
+        raise PolicyError(f"{setting}: expected {REPLICAS} or more, got {sum(copies.values())}")
     for dc, number in copies.items():
         racks = len(set(zones.get(dc, ())))
         if number > racks:
-            raise PolicyError(f"store cassandra: replication: {number} replicas in {racks} zones of {dc}")
+            raise PolicyError(f"{setting}: {number} replicas in {racks} zones of {dc}")
 
 
 async def members(session: Session) -> dict[str, str]:
@@ -191,19 +201,21 @@ def _place(host: Host) -> str:
 
 
 async def _settings(session: Session, host: Host) -> dict[str, str]:
-    """Return a member's own settings; none of one that is down."""
+    """Return a member's own settings; none of one that is down, or has no such table. Raises PolicyError."""
     names = ", ".join(f"'{name}'" for name in _SETTINGS)
     select = f"SELECT name, value FROM system_views.settings WHERE name IN ({names})"  # noqa: S608 - our own names
     try:
         return dict(await session.member(host, select))
+    except NotGrantedError as error:  # without them nobody would see that writes are acknowledged too early
+        raise PolicyError(f"{error}; GRANT SELECT ON KEYSPACE system_views") from error
     except UnavailableError:
         return {}
 
 
-async def _keyspace(session: Session) -> tuple[dict[str, str], bool] | None:
-    """Return the keyspace's replication and whether its writes go through the commit log; None: it is not there."""
+async def _keyspace(session: Session, name: str) -> tuple[dict[str, str], bool] | None:
+    """Return a keyspace's replication and whether its writes go through the commit log; None: it is not there."""
     select = "SELECT replication, durable_writes FROM system_schema.keyspaces WHERE keyspace_name = ?"
-    (rows,) = await session.run(select, [(session.keyspace,)])
+    (rows,) = await session.run(select, [(name,)])
     return (dict(rows[0][0]), bool(rows[0][1])) if rows else None
 
 

@@ -13,6 +13,7 @@ import re
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from cassandra import (
     DriverException,
     InvalidRequest,
     OperationTimedOut,
+    Unauthorized,
     WriteTimeout,
 )
 from cassandra.auth import PlainTextAuthProvider
@@ -61,7 +63,8 @@ ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 """Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
 all late are asked everything three times, which on full processors keeps them late."""
 WARM_S, WARM_ROUNDS, WARM_AGE_S = 15.0, 200, 120.0
-"""A member that was started less than two minutes ago is warmed: 200 rounds, or 15 s."""
+"""A member that was started less than two minutes ago is warmed: 200 rounds, 15 s at a time; once, however often it is
+cut off after that."""
 RETRIES = 3
 _STARTED = "SELECT gossip_generation FROM system.local"
 PAGE, _PAGED = 2000, "paged"
@@ -197,12 +200,16 @@ class _RefusedError(UnavailableError):
     """A member would not do it: it has not heard yet of a table that another one has just made, or fails itself."""
 
 
+class NotGrantedError(UnavailableError):
+    """The role that a node signs in with may not do it, or a member could not read what it may."""
+
+
 class Session:
     """A connection to all members. Statements are prepared once, and asked of other members when one is slow."""
 
     def __init__(self, settings: Settings) -> None:
         """Take settings; `open` connects."""
-        self.keyspace = settings.keyspace
+        self.keyspace, self.signs_in = settings.keyspace, settings.login is not None
         self._hedge = _Hedge()
         self._zone_first = _ZoneFirst(settings.zone)
         balance = TokenAwarePolicy(self._zone_first)
@@ -224,6 +231,7 @@ class Session:
             max_schema_agreement_wait=CONNECT_S, prepare_on_all_hosts=False, monitor_reporting_enabled=False,
         )  # fmt: skip
         self._prepared: dict[str, PreparedStatement] = {}
+        self._rounds: Counter[tuple[Host, int | None]] = Counter()  # of each start of a member
         self._bulks = asyncio.Semaphore(BULKS)
         self._closed = False
 
@@ -233,7 +241,7 @@ class Session:
             self._session = await asyncio.to_thread(self.cluster.connect)
         except (*_UNAVAILABLE, OSError) as error:
             await self.close()
-            raise _error(error) from error
+            raise UnavailableError(f"store cassandra: {error}") from error  # nothing was asked yet that could hold keys
         self._session.default_fetch_size = None
 
     async def warm(self, steps: Callable[[], Steps]) -> None:
@@ -271,15 +279,14 @@ class Session:
 
     async def _ask_until_warm(self, host: Host, steps: Steps) -> None:
         ask = partial(self._session.execute, host=host, timeout=CONNECT_S, execution_profile=_PAGED)
-        rounds = 0
-        while rounds < WARM_ROUNDS:
+        while True:
             try:
                 ((started_s,),) = await self.member(host, _STARTED)
                 for statement, key in steps:  # which need a quorum: it reaches another member again
                     await self._blocking(partial(ask, (await self._prepare(statement)).bind(key)))
-                if time.time() - (started_s or 0) > WARM_AGE_S:
-                    return  # it hung or was cut off, or only this node is new
-                rounds += 1
+                self._rounds[host, started_s] += 1
+                if self._rounds[host, started_s] >= WARM_ROUNDS or time.time() - (started_s or 0) > WARM_AGE_S:
+                    return  # the second: it hung or was cut off, or only this node is new
             except UnavailableError:
                 await asyncio.sleep(AGAIN_S[0])  # the driver is still connecting, and tells nobody when it is done
 
@@ -439,5 +446,7 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
+    if isinstance(error, Unauthorized):
+        return NotGrantedError(f"store cassandra: {error}")  # names the role, the right and the table
     kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ServerError)) else UnavailableError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys
