@@ -222,6 +222,32 @@ async def test_an_update_of_one_class_is_taken(ask):
     assert [set(split_cells(b)) for b in message.blobs["sealed"]] == [set(), {CONTACT}]
 
 
+async def test_a_value_that_is_replaced_while_it_is_looked_for_leads_nowhere(node, ask, monkeypatch):
+    """Else whoever opened the record would not find the value in it, and take that for a lie."""
+    row = person()
+    (identity, *_), contact = row.postings[0][2], row.postings[2][2]
+    await ask("node_put", Put(row).encode())
+    update = Row(CONTACT_CLASSES, 2, PERSON, row.record, row.subject, [(CONTACT, 0, labels(9))])
+    put = Put(update)
+    put.receipts = [receipt(k, "put", put.root(), principal="records_officer") for k in ("zone_a", "zone_b")]
+    got = node._store.get
+
+    async def late(*arguments):
+        monkeypatch.setattr(node._store, "get", got)
+        assert outcomes(await ask("node_put", put.encode(), "rectification"))[0] == [0]
+        return await got(*arguments)
+
+    async def found(*asked):
+        tables = wire.decode(await ask("node_find", find(asked), "casework"), "rows").tables
+        return [h.tobytes() for h in tables["hits"]["record"]], {r.tobytes() for r in tables["rows"]["record"]}
+
+    monkeypatch.setattr(node._store, "get", late)
+    assert await found(contact[0]) == ([bytes(16)], set())
+    assert await found(identity, contact[0], update.postings[0][2][0]) == (
+        [row.record, bytes(16), row.record], {row.record},
+    )  # fmt: skip
+
+
 async def test_large_puts_are_checked_beside_other_requests(ask):
     rows = [person() for _ in range(300)]
     assert set(outcomes(await ask("node_put", Put(*rows).encode()))[0]) == {0}

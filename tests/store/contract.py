@@ -6,7 +6,7 @@ import random
 
 from anwen.formats.envelope import join_cells, join_wraps, split_cells, split_wraps
 from anwen.model import INDEX_CLASS, RENDITION
-from anwen.store import base
+from anwen.store import base, placing
 from anwen.store.base import Outcome, Posting, PutRow
 from anwen.store.trim import NO_WRAPS
 
@@ -88,8 +88,20 @@ class StoreContract:
         one = row(verified=False)
         assert await outcomes(store, one) == [Outcome.STORED]
         (got,) = await store.get(EPOCH, [one.record], ())
-        for name in got.__slots__:
+        for name in set(got.__slots__) - {"labels"}:
             assert getattr(got, name) == getattr(one, name), name
+
+    async def test_what_is_got_names_the_labels_of_what_is_current(self, store):
+        old, new, kept = labels(2), labels(2), os.urandom(16)
+        one = row(postings=[unique(kept), exact(*old)])
+        await put(store, one)
+        assert placing.named(await store.get(EPOCH, [one.record], ())) == {one.record: {kept, old[0]}}
+        two = row(one.record, 2, subject=one.subject, classes=CONTACT_CLASSES, postings=[exact(*new)])
+        await put(store, two)
+        assert placing.named(await store.get(EPOCH, [one.record], ())) == {one.record: {kept, new[0]}}
+        junk = row(postings=[exact(*old)])._replace(sealed=b"\1")
+        await put(store, junk)
+        assert placing.named(await store.get(EPOCH, [junk.record], ())) == {junk.record: {old[0]}}
 
     async def test_rows_come_record_by_record_and_unknown_ids_give_none(self, store):
         rows = [row() for _ in range(5)]

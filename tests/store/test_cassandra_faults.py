@@ -24,7 +24,7 @@ from contract import (
 from faults import FaultContract, Load, patiently
 
 from anwen.errors import UnavailableError
-from anwen.store import cassandra_write
+from anwen.store import cassandra_write, placing
 from anwen.store.base import Outcome
 from anwen.store.cassandra_session import REQUEST_S, Session
 
@@ -216,6 +216,7 @@ async def test_a_unique_value_that_a_cut_update_replaced_is_free_after_a_while(s
         (current,) = await store.get(EPOCH, [one.record], ())
         if was_cut and current.version == two.version and await owners(store, [old]) == [one.record]:
             seen += 1
+            assert old not in placing.named([current])[one.record], "by which nodes tell"
             heir = row(postings=[unique(old)])
             assert await outcomes(store, heir) == [Outcome.UNIQUE_TAKEN]  # the update may still be under way
             with monkeypatch.context() as later:

@@ -23,6 +23,7 @@ from anwen.node import puts
 from anwen.node.answers import encode_outcomes, encode_rows, encode_state, split
 from anwen.node.receipts import Expected, check_receipts
 from anwen.policy import purposes
+from anwen.store import placing
 from anwen.store.base import Hit, Outcome, PutResult, Store, StoredRow
 from anwen.store.trim import trim_cells, trim_wraps
 
@@ -160,12 +161,14 @@ class Node:
         message = wire.decode(body, "node_find")
         if not caller.purpose.search and not caller.purpose.write:  # writers look for free slots
             raise _refused("the purpose neither searches nor writes")
-        found = await self._store.find(_ids(message.tables["labels"]["label"]))
+        labels = _ids(message.tables["labels"]["label"])
+        found = await self._store.find(labels)
         hits = [h for h in found if len(h.record) == len(h.mac) == 16]  # others are junk
         records = list(dict.fromkeys(h.record for h in hits if any(h.record)))
         rows: list[StoredRow] = []
         if records and caller.purpose.search:
             rows = await self._store.get(await self._current_epoch(), records, ())
+            hits, rows = _without_replaced(labels, hits, rows)
         return await self._answer(caller, message, hits, rows)
 
     async def _list(self, caller: _Caller, body: bytes) -> bytes:
@@ -244,6 +247,21 @@ class Node:
         self._save(policy.version, document)
         self.policy, self._screen = policy, policy_chain.Screen.after(policy)
         return b""
+
+
+def _without_replaced(
+    labels: Sequence[bytes], hits: Sequence[Hit], rows: Sequence[StoredRow]
+) -> tuple[list[Hit], list[StoredRow]]:
+    """Return a label that its record does not name any more as a tombstone, without the record.
+
+    It was updated between the two reads, or by a put that was cut off before it buried what it replaced. Whoever found
+    it would take what he opens for a lie.
+    """
+    named, nobody = placing.named(rows), bytes(16)
+    there = (h.record not in named or labels[h.label_row] in named[h.record] for h in hits)
+    left = [h if names else Hit(h.label_row, nobody, nobody) for h, names in zip(hits, there, strict=True)]
+    found = {h.record for h in left}
+    return left, [r for r in rows if r.record in found]
 
 
 def _refused(cause: str) -> GrantError:

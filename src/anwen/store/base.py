@@ -60,6 +60,7 @@ class StoredRow:
     sealed: bytes
     wraps: bytes
     verified: bool
+    labels: bytes = field(default=b"", compare=False, repr=False)  # what its postings took, as `placing.entries` reads
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,8 @@ def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Versio
     labels_, marked, numbers = (cell[at:end] for at, end in itertools.pairwise(ends))
     unique = frozenset(marked[i : i + 16] for i in range(0, len(marked), 16))
     sealed = cell[ends[-1] :]
-    row = StoredRow(collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, verified)
+    about = collection, subject, record, version, tag, collected_s, expires_s
+    row = StoredRow(*about, sealed, NO_WRAPS, verified, labels_)
     return Version(row, labels_, unique, frozenset(history.unpack(numbers)))
 
 

@@ -63,8 +63,7 @@ ATTEMPTS, HEDGES, HEDGES_AT_ONCE = 3, 0.1, 10.0
 """Attempts at a statement; further ones for each answer, and in reserve. Without a limit, members that are
 all late are asked everything three times, which on full processors keeps them late."""
 WARM_S, WARM_ROUNDS, WARM_AGE_S = 15.0, 200, 120.0
-"""A member that was started less than two minutes ago is warmed: 200 rounds, 15 s at a time; once, however often it is
-cut off after that."""
+"""A member that was started less than two minutes ago is warmed, once for that start: 200 rounds, 15 s at a time."""
 RETRIES = 3
 _STARTED = "SELECT gossip_generation FROM system.local"
 PAGE, _PAGED = 2000, "paged"
@@ -232,8 +231,7 @@ class Session:
         )  # fmt: skip
         self._prepared: dict[str, PreparedStatement] = {}
         self._rounds: Counter[tuple[Host, int | None]] = Counter()  # of each start of a member
-        self._bulks = asyncio.Semaphore(BULKS)
-        self._closed = False
+        self._bulks, self._closed = asyncio.Semaphore(BULKS), False
 
     async def open(self) -> None:
         """Connect. Raises UnavailableError."""

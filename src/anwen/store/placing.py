@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from anwen.formats.envelope import split_cells
 from anwen.formats.wire import NOWHERE, Outcome
 from anwen.store import history
 from anwen.store.base import Posting, PutResult, PutRow, StoredRow
@@ -54,6 +55,16 @@ def entries(labels: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield class and label of what a row's postings took."""
     for at in range(0, len(labels), _ENTRY):
         yield int.from_bytes(labels[at : at + 2]), labels[at + 2 : at + _ENTRY]
+
+
+def named(rows: Iterable[StoredRow]) -> dict[bytes, set[bytes]]:
+    """Return by record the labels of what is current, of rows that are so for any class; of one that is junk, all."""
+    found: dict[bytes, set[bytes]] = {}
+    for row in rows:
+        held = split_cells(row.sealed) if row.sealed else None
+        labels = {label for class_id, label in entries(row.labels) if held is None or class_id in held}
+        found.setdefault(row.record, set()).update(labels)
+    return found
 
 
 def given_up(versions: Iterable[tuple[int, bytes]], upto: int) -> set[bytes]:

@@ -59,7 +59,7 @@ def current_rows(
 
 def _known(columns: Sequence[Any]) -> Known:
     beside, labels, *about, verified, wraps = columns
-    row = StoredRow(*[*about, wraps or NO_WRAPS, bool(verified)])
+    row = StoredRow(*[*about, wraps or NO_WRAPS, bool(verified), labels])
     return Known(row, labels, history.unpack(beside))  # of no bytes substr makes NULL
 
 
