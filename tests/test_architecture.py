@@ -139,11 +139,12 @@ def test_the_code_stays_small_enough_to_be_read_whole():
     # servers, operations, defences against lying keepers, nodes and floods, members made warm, junk in a store that
     # costs its own record alone, callers' bytes that no log takes for its own, figures of what is shed, of disks, silent
     # peers and lost members, and counts that end on a large store, imports in random order, answers that do not keep,
-    # ports that nothing else takes, what was replaced and is read by no engine, roles of a database, and mistakes of operators that are named
+    # ports that nothing else takes, what was replaced and is read by no engine, roles of a database, puts that are stored
+    # once under their key, values that are replaced while they are looked for, and mistakes of operators that are named
     # before they harm, keys of other keepers and missing ones among them: whoever raises them says for what.
     # Rehearsals and sample people are no part of a vault
     apart = ("rehearse", "sample")
-    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_560
+    assert sum(code_lines(p) for p in FILES if owner(p) not in apart) < 15_600
     assert sum(code_lines(p) for p in FILES if owner(p) in apart) < 6_500
     assert sum(code_lines(p) for p in FILES if owner(p) == "keeper") < 2_055
     assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 450}

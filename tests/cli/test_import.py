@@ -157,6 +157,44 @@ def test_an_interrupted_import_goes_on_and_stores_each_person_once(here, police,
     assert not (tmp_path / "p.csv.rejects.import").exists()
 
 
+def test_rows_whose_answer_was_not_noted_are_not_stored_twice_without_a_unique_field(here, tmp_path):
+    """As a kill leaves it that comes between an answer and its note."""
+    (one,) = people([3900])
+    assert here("import", "person", write_csv(tmp_path / "p.csv", [one]), *ONE).code == OK
+    times = [f"2024-05-01T10:{i:02}:00Z" for i in range(40)]
+    rows = [{"person_id_number": one["id_number"], "kind": "theft", "occurred": t} for t in times]
+    file, rejects = write_csv(tmp_path / "i.csv", rows), tmp_path / "i.csv.rejects"
+    job = one_part(here, file, rejects, 16, "incident", "registration")
+    assert import_part.run_parts(job, lambda part, state: None) is None
+    ImportFolder(rejects).save(0, PartState())
+    done = here("import", "incident", file, "--resume", *IMPORT)
+    assert (done.rows[0]["stored"], done.rows[0]["already"], done.rows[0]["rejected"]) == (0, 40, 0), done.err
+    assert len(incidents_of(here, one)) == 40
+
+
+def incidents_of(here, one):
+    from anwen.access import connect
+
+    with connect(here.vault, key="case_worker", purpose="casework") as vault:
+        (found,) = vault.find("person", id_number=one["id_number"])
+        return vault.list_subject(found.subject, "incident")
+
+
+def test_of_rows_that_are_put_again_one_that_was_deleted_is_rejected_and_one_that_is_anothers_too(here, tmp_path):
+    from anwen.access import connect
+
+    one, other, third = people(range(3901, 3904))
+    file, rejects = write_csv(tmp_path / "p.csv", [one, third]), tmp_path / "p.csv.rejects"
+    job = one_part(here, file, rejects, 16)
+    assert here("import", "person", write_csv(tmp_path / "q.csv", [other, third]), *ONE).rows[0]["stored"] == 2
+    assert import_part.run_parts(job, lambda part, state: None) is None
+    with connect(here.vault, key="records_officer", purpose="deletion") as vault:
+        vault.delete(vault.find("person", ["_index"], id_number=one["id_number"]))
+    ImportFolder(rejects).save(0, PartState())
+    done = here("import", "person", file, "--resume", *IMPORT)
+    assert (done.rows[0]["reasons"], done.rows[0]["already"]) == ({"refused": 1, "conflict": 1}, 0), done.err
+
+
 def wait_for_workers(file):
     """Workers notice that their parent is gone, and end; the lock is the parent's, so nothing else waits for them."""
     until, last = time.monotonic() + 30, -1
@@ -175,11 +213,11 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
     file = write_csv(tmp_path / "p.csv", people(numbers))
     real, calls = AsyncVault.put_many, []
 
-    async def put_many(self, collection, rows):
+    async def put_many(self, collection, rows, **ids):
         calls.append(len(rows))
         if len(calls) == 3:
             raise BudgetError("write: 100 of 100", retry_after_s=1200)
-        return await real(self, collection, rows)
+        return await real(self, collection, rows, **ids)
 
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     rejects = tmp_path / "p.csv.rejects"
@@ -227,14 +265,14 @@ def test_a_second_pass_that_fails_stops_an_import_that_goes_on_with_the_rows_lef
     assert stored(here, range(base + 60, base + 75)) == (15, 1)
 
 
-def one_part(here, file, rejects, batch):
+def one_part(here, file, rejects, batch, collection="person", purpose="intake"):
     """Plan an import in one part, as the command does, and return its job."""
     from anwen.cli import importing
     from anwen.vault_folder import VaultFolder
 
     policy = VaultFolder(here.vault).policy()
     size, head = import_state.fingerprint(file)
-    plan = Plan(str(file), size, head, policy.vault.hex(), "person", "importer", "intake", FileFormat.CSV, {}, batch)
+    plan = Plan(str(file), size, head, policy.vault.hex(), collection, "importer", purpose, FileFormat.CSV, {}, batch)
     kept = ImportFolder(rejects)
     with kept.lock():
         plan = importing._plan(kept, plan, policy, 1, resume=False, restart=False)
@@ -265,9 +303,9 @@ def test_a_sorted_file_is_put_in_random_order_and_its_rejects_named_in_that_of_t
     file = write_csv(tmp_path / "p.csv", [*people(numbers), *people(range(4700, 4704), phone=CANARY), *people([4704])])
     real, order = AsyncVault.put_many, []
 
-    async def put_many(self, collection, rows):
+    async def put_many(self, collection, rows, **ids):
         order.extend(row["id_number"] for row in rows)
-        return await real(self, collection, rows)
+        return await real(self, collection, rows, **ids)
 
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     job = one_part(here, file, tmp_path / "p.csv.rejects", 16)
@@ -298,7 +336,7 @@ def test_two_imports_of_one_file_exclude_each_other(here, tmp_path):
 def test_a_part_state_survives_writing(tmp_path):
     folder = ImportFolder(tmp_path / "r")
     folder.path.mkdir()
-    state = PartState(3, asked=7, stored=[(5, 6)], rejects_bytes=12)
+    state = PartState(3, stored=[(5, 6)], rejects_bytes=12)
     folder.save(0, state)
     assert folder.load(0) == state
 

@@ -1,6 +1,7 @@
 """What a put shows a node, apart from random bytes: the same whichever values a row lacks. What it tells its caller."""
 
 import asyncio
+import dataclasses
 import itertools
 import os
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from client_rig import late, person
 
 import vault_texts
+from anwen.client.records import ids_of
 from anwen.client.rows import Plain, bodies_of, canonical_values, tokens_of
 from anwen.client.session import Timing
 from anwen.client.writing import CANDIDATES, _Batch
@@ -67,6 +69,36 @@ def test_a_node_is_sent_the_same_whatever_a_row_lacks(name, version):
         looks.append(shown(plain(schema, values, classes, version)))
     assert len(looks) >= 2
     assert all(look == looks[0] for look in looks)
+
+
+def test_a_row_that_is_put_again_under_its_key_is_stored_once(rig, base):
+    importer, keys = rig.connect("importer", "intake"), [os.urandom(16).hex() for _ in range(3)]
+    rows = [person(base + i) for i in range(len(keys))]
+    first = importer.put_many("person", rows[:2], idempotency_keys=keys[:2])
+    again = importer.put_many("person", rows, idempotency_keys=keys)
+    assert [dataclasses.replace(r, repeated=True) for r in first] == again[:2]
+    assert [(r.error, r.repeated) for r in (*first, *again)] == [(None, at in {2, 3}) for at in range(5)]
+    assert importer.put("person", rows[2], idempotency_key=keys[2]).record == again[2].record
+    clerk = rig.connect("case_worker", "casework")
+    for row, result in zip(rows, again, strict=True):
+        (found,) = clerk.find("person", id_number=row["id_number"])
+        assert (found.id, found.subject) == (result.record, result.subject)
+        assert clerk.open([found], ["identity"])[0]["id_number"] == row["id_number"]
+
+
+@pytest.mark.parametrize("keys", [["00" * 15], ["00" * 16], ["00" * 16, "00" * 16], ["00" * 16, "zz" * 16]])
+def test_idempotency_keys_are_one_for_each_row_and_differ(rig, keys):
+    with pytest.raises(MalformedError):
+        rig.connect("importer", "intake").put_many("person", [person(1), person(2)], idempotency_keys=keys)
+
+
+def test_neither_id_of_a_key_tells_of_the_other_or_of_the_key():
+    key = os.urandom(16)
+    (record, subject), near = ids_of(key), ids_of(key[:6] + os.urandom(10))[0]
+    assert (len(record), len(subject)) == (16, 16)
+    assert record[:6] == near[:6] != key[:6]
+    assert record[6:] != near[6:]
+    assert not {record[i : i + 4] for i in range(13)} & {b[i : i + 4] for b in (key, subject) for i in range(13)}
 
 
 def test_labels_of_what_is_not_there_are_new_each_time_and_keepers_are_not_asked():

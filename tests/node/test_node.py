@@ -222,10 +222,10 @@ async def test_an_update_of_one_class_is_taken(ask):
     assert [set(split_cells(b)) for b in message.blobs["sealed"]] == [set(), {CONTACT}]
 
 
-async def test_a_value_that_is_replaced_while_it_is_looked_for_leads_nowhere(node, ask, monkeypatch):
-    """Else whoever opened the record would not find the value in it, and take that for a lie."""
+@pytest.fixture
+async def moved(node, ask, monkeypatch):
+    """A person, and the update that gives its contact another label when the record is read the first time."""
     row = person()
-    (identity, *_), contact = row.postings[0][2], row.postings[2][2]
     await ask("node_put", Put(row).encode())
     update = Row(CONTACT_CLASSES, 2, PERSON, row.record, row.subject, [(CONTACT, 0, labels(9))])
     put = Put(update)
@@ -237,15 +237,34 @@ async def test_a_value_that_is_replaced_while_it_is_looked_for_leads_nowhere(nod
         assert outcomes(await ask("node_put", put.encode(), "rectification"))[0] == [0]
         return await got(*arguments)
 
-    async def found(*asked):
-        tables = wire.decode(await ask("node_find", find(asked), "casework"), "rows").tables
-        return [h.tobytes() for h in tables["hits"]["record"]], {r.tobytes() for r in tables["rows"]["record"]}
-
     monkeypatch.setattr(node._store, "get", late)
-    assert await found(contact[0]) == ([bytes(16)], set())
-    assert await found(identity, contact[0], update.postings[0][2][0]) == (
-        [row.record, bytes(16), row.record], {row.record},
-    )  # fmt: skip
+    return row, row.postings[2][2][0], update.postings[0][2][0]
+
+
+async def found(ask, *asked):
+    tables = wire.decode(await ask("node_find", find(asked), "casework"), "rows").tables
+    return [h.tobytes() for h in tables["hits"]["record"]], [r.tobytes() for r in tables["rows"]["record"]]
+
+
+async def test_a_value_that_is_replaced_while_it_is_looked_for_leads_nowhere(ask, moved):
+    """Else whoever opened the record would not find the value in it, and take that for a lie."""
+    row, old, new = moved
+    assert await found(ask, old) == ([bytes(16)], [])
+    assert await found(ask, row.postings[0][2][0], old, new) == ([row.record, bytes(16), row.record], [row.record] * 2)
+
+
+async def test_a_value_that_moves_to_another_slot_while_it_is_looked_for_is_found(ask, moved):
+    row, old, new = moved
+    assert await found(ask, old, new) == ([bytes(16), row.record], [row.record] * 2)
+
+
+async def test_where_part_of_a_record_is_junk_it_is_found_by_whatever_leads_to_it(node, ask, moved, monkeypatch):
+    row, *_ = moved
+    await node._store.get(1, [row.record], ())
+    _, newest = await node._store.get(1, [row.record], ())
+    junk = dataclasses.replace(newest, sealed=b"", wraps=NO_WRAPS)
+    monkeypatch.setattr(node._store, "get", AsyncMock(return_value=[junk]))
+    assert await found(ask, row.postings[0][2][0]) == ([row.record], [row.record])
 
 
 async def test_large_puts_are_checked_beside_other_requests(ask):

@@ -18,7 +18,7 @@ from anwen.store import cassandra_session
 from anwen.store.base import Outcome
 from anwen.store.cassandra_schema import check_replication
 from anwen.store.cassandra_session import ATTEMPTS, HEDGES, HEDGES_AT_ONCE, Session, Settings, _Hedge, _HedgePlan
-from anwen.store.cassandra_write import warm_up
+from anwen.store.cassandra_write import WRAP, warm_up
 
 POINTS = {"contact_points": ["127.0.0.11:9042"]}
 NETWORK = "org.apache.cassandra.locator.NetworkTopologyStrategy"
@@ -137,6 +137,15 @@ async def test_a_member_that_came_up_is_asked_last_until_it_is_warm_and_then_fir
     assert session._rounds.total() == rounds + 1, "once a start: this time it was but cut off"
     counts = await store.statistics()
     assert (counts.records, counts.postings) == (1, 0), "what it was asked left nothing"
+
+
+async def test_wraps_of_puts_that_were_cut_off_hide_none_of_the_row_that_is_stored(store):
+    one = row(tag=b"\xff" * 16)
+    cut = [(one.record, one.version, bytes([n]) * 16, b"of another run", 2) for n in range(4)]
+    await put(store, one)
+    await store._session.run(WRAP.format(EPOCH), cut)
+    (got,) = await store.get(EPOCH, [one.record], ())
+    assert (got.tag, got.wraps) == (one.tag, one.wraps)
 
 
 async def test_an_own_member_that_was_cut_off_with_its_node_is_asked_last_until_it_reaches_the_others(

@@ -162,6 +162,25 @@ async def test_a_put_cut_between_any_two_steps_is_invisible_or_whole_and_complet
     assert (True, 0) in seen
 
 
+async def test_a_put_cut_between_any_two_steps_is_stored_once_when_its_row_is_sealed_anew(store, cut_after):
+    """As under an idempotency key: the same record, subject and values, another tag."""
+
+    async def prepare():
+        number, slots = labels(1), labels(3)
+        one = row(postings=[unique(*number), exact(*slots)])
+        return one, row(one.record, subject=one.subject, postings=one.postings), number + slots
+
+    told = set()
+    async for (one, anew, wanted), _ in every_cut(cut_after, prepare, lambda made: put(store, made[0])):
+        (outcome,) = await outcomes(store, anew)
+        told.add(outcome)
+        (got,) = await store.get(EPOCH, [one.record], ())
+        expected = anew if outcome is Outcome.STORED else one
+        assert (got.tag, got.wraps, got.sealed) == (expected.tag, expected.wraps, expected.sealed)
+        assert await owners(store, wanted) == [one.record, one.record, None, None]
+    assert told == {Outcome.STORED, Outcome.VERSION_TAKEN}
+
+
 async def test_a_repeat_leaves_a_slot_where_an_earlier_one_is_free_by_then_and_no_gap_before_others(store, cut_after):
     async def prepare():
         slots = labels(4)
@@ -216,7 +235,7 @@ async def test_a_unique_value_that_a_cut_update_replaced_is_free_after_a_while(s
         (current,) = await store.get(EPOCH, [one.record], ())
         if was_cut and current.version == two.version and await owners(store, [old]) == [one.record]:
             seen += 1
-            assert old not in placing.named([current])[one.record], "by which nodes tell"
+            assert old not in placing.held_by([current])[one.record].labels, "by which nodes tell"
             heir = row(postings=[unique(old)])
             assert await outcomes(store, heir) == [Outcome.UNIQUE_TAKEN]  # the update may still be under way
             with monkeypatch.context() as later:

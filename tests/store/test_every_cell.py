@@ -79,7 +79,7 @@ def body(value):
     row = version.row
     for value_of, kind in ((row.tag, one_id), (row.subject, one_id), (row.collected_s, day), (row.expires_s, day)):
         kind(value_of)
-    labels(version.labels)
+    labels(version.row.labels)
     check(holds=version.unique <= version.held())
     sealed(row.sealed)
 

@@ -13,7 +13,7 @@ UPDATES = [row(ONE.record, v, subject=ONE.subject, classes=CONTACT_CLASSES) for 
 
 
 def known(put, *others, **changes):
-    return Known(as_stored(put._replace(**changes)), b"", others)
+    return Known(as_stored(put._replace(**changes)), others)
 
 
 def test_what_is_read_for_a_repeat_does_not_matter_for_what_is_current():

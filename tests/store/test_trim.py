@@ -18,7 +18,7 @@ OLD, NEW = row(RECORD), row(RECORD, 2, classes=CONTACT_CLASSES)
 
 
 def stored(put, **changes):
-    names = [f.name for f in dataclasses.fields(StoredRow)]
+    names = [f.name for f in dataclasses.fields(StoredRow) if f.compare]
     return dataclasses.replace(StoredRow(**{n: getattr(put, n) for n in names}), **changes)
 
 

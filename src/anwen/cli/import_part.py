@@ -22,7 +22,7 @@ from anwen.cli.import_state import ImportFolder, PartState, Plan, Taken
 from anwen.client.session import Timing
 from anwen.client.vault import RESERVED, AsyncVault
 from anwen.client.writing import PutResult
-from anwen.errors import AnwenError, ConflictError, MalformedError, NotFoundError, StorageError, place
+from anwen.errors import AnwenError, ConflictError, MalformedError, NotFoundError, RefusedError, StorageError, place
 from anwen.files import Reject, RejectsWriter, Row, read_rows
 from anwen.model import Collection, Policy
 
@@ -30,7 +30,7 @@ UNDER_WAY = 2
 PATIENT = Timing(deadline_s=600.0, request_s=120.0)
 """Nobody waits for one batch: databases that have just started, or share a small machine, may take their time."""
 
-OF_A_ROW = (ConflictError, MalformedError, NotFoundError)
+OF_A_ROW = (ConflictError, MalformedError, NotFoundError, RefusedError)
 """What may be wrong with a row. Whatever else a row could not be stored for, it may be put again."""
 
 Tell = Callable[[int, PartState], None]
@@ -82,7 +82,6 @@ class PartImport:
         self.job, self.part, self.tell, self.stopped = job, part, tell, stopped
         self.folder = ImportFolder(job.rejects)
         self.state = self.folder.load(part)
-        self.sent_before = self.state.asked  # what an earlier run may have stored without noting it
         self.rejects: RejectsWriter
 
     async def run(self) -> None:
@@ -117,9 +116,8 @@ class PartImport:
                     break
                 batch = rows[start : start + size]
                 wanted = {i: r for i, r in enumerate(batch, start) if isinstance(r, Row) and not _within(skipped, i)}
-                self.state.asked = max(self.state.asked, start + len(batch))
-                self.folder.save(self.part, self.state)  # before sending: what may be stored is known after a crash
-                outcome = asyncio.create_task(self._put(vault, list(wanted.values())))
+                self.folder.save(self.part, self.state)
+                outcome = asyncio.create_task(self._put(vault, wanted))
                 under_way.append(_Batch(start, batch, list(wanted), outcome))
                 if len(under_way) > UNDER_WAY - 1:
                     await self._settle(under_way.popleft(), skipped)
@@ -130,12 +128,13 @@ class PartImport:
             await self._note_the_rest(under_way)
             self.folder.save(self.part, self.state)
 
-    async def _put(self, vault: AsyncVault, rows: list[Row]) -> list[PutResult]:
+    async def _put(self, vault: AsyncVault, rows: dict[int, Row]) -> list[PutResult]:
         if not rows:
             return []
-        values = [{self.renamed.get(k, k): v for k, v in r.values.items()} for r in rows]
-        # Once, as the library asks again by itself for as long: another call would make other records of the same rows.
-        return await vault.put_many(self.job.plan.collection, values)
+        values = [{self.renamed.get(k, k): v for k, v in r.values.items()} for r in rows.values()]
+        # the same in any run: what one stored without learning of it is not stored again by the next
+        keys = [self.job.plan.key(self.part, place) for place in rows]
+        return await vault.put_many(self.job.plan.collection, values, idempotency_keys=keys)
 
     async def _settle(self, batch: _Batch, skipped: list[tuple[int, int]]) -> None:
         """Count a batch's rows and move on behind it."""
@@ -151,17 +150,12 @@ class PartImport:
         results = iter(outcomes)
         counts, reasons = Counter(self.state.counts), Counter(self.state.reasons)
         for at, row in enumerate(batch.rows, batch.start):
-            reject = row if isinstance(row, Reject) else None
+            done = next(results) if isinstance(row, Row) and not _within(skipped, at) else None
+            error = done.error if done else None
+            reject = row if isinstance(row, Reject) else self._reject(row, error) if error else None
             counts["read"] += 1
-            if isinstance(row, Row):
-                error = None if _within(skipped, at) else next(results).error
-                if isinstance(error, ConflictError) and at < self.sent_before:
-                    counts["already"] += 1
-                    continue
-                reject = self._reject(row, error) if error else None
-                counts["stored"] += error is None
+            counts["rejected" if reject else "already" if done and done.repeated else "stored"] += 1
             if reject:
-                counts["rejected"] += 1
                 reasons[reject.code] += 1
                 self.rejects.write(reject)
         if counts["rejected"] != self.state.counts["rejected"]:

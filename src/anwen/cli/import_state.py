@@ -1,10 +1,10 @@
 """How far an import has come, kept beside its rejects file, so that an interrupted one goes on where it stopped.
 
 A folder `REJECTS.import` holds `plan.json` (which file, into what, in which parts) and for each part its state and its
-rejects. A part is a random choice of the file's rows, in an order that the plan's seed decides: the order in which rows
-come shows in a store's files, and a file is often sorted by something that it tells of people. A part's state counts
-rows in that order: how many are acknowledged (`done`), how many may be stored (`asked`: sent, perhaps answered), and
-which ones behind `done` surely are (`stored`: acknowledged out of order).
+rejects. A part is a random choice of the file's rows, in an order that the plan's secret decides: the order in which
+rows come shows in a store's files, and a file is often sorted by something that it tells of people. A part's state
+counts rows in that order: how many are acknowledged (`done`), and which ones behind are, too (`stored`). Whatever else
+an earlier run stored without noting it is not stored again: rows are put under keys that the secret makes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anwen.client.records import NEAR
 from anwen.errors import ConflictError, MalformedError
 from anwen.files import FileFormat, Reject, Row, Span, split
 from anwen.signing import replace
@@ -35,6 +36,8 @@ PART_ROWS, PART_BYTES = 65_536, 2**25
 MOST_SPANS = 2**18
 """A file of no more rows is dealt row by row, one of twice as many in pairs of neighbours, and so on."""
 REJECTS_AT_ONCE = 2**20
+NEAR_ROWS = 2048
+"""Rows that begin alike, and so lie near each other in a store."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Plan:
     file_format: FileFormat
     mapping: Mapping[str, str | None]
     batch: int
-    seed: str = ""  # 16 bytes, hex
+    secret: str = ""  # 16 bytes, hex: orders rows, and makes their idempotency keys
     rows: int = 0
     parts: tuple[tuple[Span, ...], ...] = ()
 
@@ -61,12 +64,21 @@ class Plan:
         secrets.SystemRandom().shuffle(spans)
         count = min(max(processes, -(-rows // PART_ROWS), -(-size // PART_BYTES)), len(spans))
         parts = tuple(tuple(sorted(spans[i::count], key=lambda s: s.row)) for i in range(count))
-        return dataclasses.replace(self, seed=secrets.token_hex(16), rows=rows, parts=parts)
+        return dataclasses.replace(self, secret=secrets.token_hex(16), rows=rows, parts=parts)
 
     def in_order(self, rows: Iterable[Taken]) -> list[Taken]:
         """Return rows of a part in the order in which they are put; any run of any process gives the same one."""
-        key = bytes.fromhex(self.seed)
+        key = bytes.fromhex(self.secret)
         return sorted(rows, key=lambda row: hashlib.blake2b(row.number.to_bytes(8), key=key, digest_size=16).digest())
+
+    def key(self, part: int, place: int) -> str:
+        """Return the idempotency key of a row, by its place in the order of its part: the same in any run."""
+
+        def drawn(number: int, size: int) -> str:
+            said, key = part.to_bytes(4) + number.to_bytes(8), bytes.fromhex(self.secret)
+            return hashlib.blake2b(said, key=key, digest_size=size, person=b"key").hexdigest()
+
+        return drawn(place // NEAR_ROWS, NEAR) + drawn(place, 16 - NEAR)
 
 
 @dataclass
@@ -74,7 +86,6 @@ class PartState:
     """How far one part has come, in rows from its beginning."""
 
     done: int = 0  # so many are acknowledged or rejected
-    asked: int = 0  # so many were ever sent
     stored: list[tuple[int, int]] = field(default_factory=list)  # acknowledged behind `done`: from and to, from 0
     counts: dict[str, int] = field(default_factory=lambda: {"read": 0, "stored": 0, "already": 0, "rejected": 0})
     reasons: dict[str, int] = field(default_factory=dict)  # rejected rows by code
@@ -115,9 +126,9 @@ class ImportFolder:
 
         def made(content: dict[str, Any]) -> Plan:
             parts = tuple(tuple(Span(*map(int, s)) for s in part) for part in content.pop("parts"))
-            seed, rows = bytes.fromhex(content.pop("seed")).hex(), int(content.pop("rows"))
+            secret, rows = bytes.fromhex(content.pop("secret")).hex(), int(content.pop("rows"))
             file_format = FileFormat(content.pop("file_format"))
-            return Plan(file_format=file_format, seed=seed, rows=rows, parts=parts, **content)
+            return Plan(file_format=file_format, secret=secret, rows=rows, parts=parts, **content)
 
         path = self.path / "plan.json"
         return _read(path, made) if path.exists() else None
@@ -137,7 +148,7 @@ class ImportFolder:
 
         def made(content: dict[str, Any]) -> PartState:
             stored = [(int(a), int(b)) for a, b in content["stored"]]
-            numbers = {name: int(content[name]) for name in ("done", "asked", "rejects_bytes")}
+            numbers = {name: int(content[name]) for name in ("done", "rejects_bytes")}
             counts = {name: int(content["counts"][name]) for name in PartState().counts}
             reasons = {code: int(n) for code, n in content["reasons"].items()}
             return PartState(stored=stored, counts=counts, reasons=reasons, ended=bool(content["ended"]), **numbers)

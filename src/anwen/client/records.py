@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,9 @@ from anwen.errors import MalformedError, ProofError
 from anwen.formats import wire
 from anwen.formats.envelope import split_cells, split_wraps
 from anwen.model import Collection, Policy
+
+NEAR = 6
+"""Bytes at the beginning of a record id that rows of one put share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,15 @@ def _add(
         )
     top = max(version, known.version if known else 0)
     found[record] = Record(collection.name, record.hex(), subject.hex(), top, cells)
+
+
+def ids_of(key: bytes) -> tuple[bytes, bytes]:
+    """Return the ids of a record, and of a person of its own, that an idempotency key makes: either tells of neither.
+
+    Keys that begin alike make records that do, which lie near each other in a store.
+    """
+    digest = hashlib.sha256(b"anwen-put-1" + key).digest()
+    return hashlib.sha256(b"anwen-near-1" + key[:NEAR]).digest()[:NEAR] + digest[NEAR:16], digest[16:]
 
 
 def handle_of(value: object) -> bytes:

@@ -58,13 +58,14 @@ class Vault:
         self._loop.run(self.asynchronous.close())
         self._loop.close()
 
-    def put(self, collection: str, row: Mapping[str, object]) -> PutResult:
+    def put(self, collection: str, row: Mapping[str, object], *, idempotency_key: str = "") -> PutResult:
         """See `AsyncVault.put`."""
-        return self._loop.run(self.asynchronous.put(collection, row))
+        return self._loop.run(self.asynchronous.put(collection, row, idempotency_key=idempotency_key))
 
-    def put_many(self, collection: str, rows: object) -> list[PutResult]:
+    def put_many(self, collection: str, rows: object, *, idempotency_keys: Sequence[str] = ()) -> list[PutResult]:
         """See `AsyncVault.put_many`."""
-        return self._loop.run(self.asynchronous.put_many(collection, rows))
+        putting = self.asynchronous.put_many(collection, rows, idempotency_keys=idempotency_keys)
+        return self._loop.run(putting)
 
     def update(self, record: Record, class_name: str, values: Mapping[str, object]) -> PutResult:
         """See `AsyncVault.update`."""

@@ -11,7 +11,7 @@ from anwen.client.batching import Batcher
 from anwen.client.deadline import bare, bounded
 from anwen.client.finding import Query
 from anwen.client.reading import Reader
-from anwen.client.records import Record, handle_of
+from anwen.client.records import NEAR, Record, handle_of, ids_of
 from anwen.client.rows import Cell, Plain, PrehashKeys, Values, bodies_of, canonical_values, holds, seconds, tokens_of
 from anwen.client.session import Session
 from anwen.client.writing import PutResult, Writer
@@ -58,18 +58,22 @@ class AsyncVault:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    async def put(self, collection: str, row: Mapping[str, object]) -> PutResult:
-        """Store one row; return its ids. Raises the row's error."""
-        (result,) = await self.put_many(collection, [row])
+    async def put(self, collection: str, row: Mapping[str, object], *, idempotency_key: str = "") -> PutResult:
+        """Store one row; return its ids. Raises the row's error. See `put_many`."""
+        keys = [idempotency_key] if idempotency_key else ()
+        (result,) = await self.put_many(collection, [row], idempotency_keys=keys)
         if result.error:
             raise result.error
         return result
 
     @bounded
-    async def put_many(self, collection: str, rows: object) -> list[PutResult]:
+    async def put_many(self, collection: str, rows: object, *, idempotency_keys: Sequence[str] = ()) -> list[PutResult]:
         """Store rows; one result for each, in order. A bad row has an error and takes no other row with it.
 
-        `rows`: a sequence of mappings, an Arrow table, a pandas or a polars data frame.
+        Args:
+            rows: a sequence of mappings, an Arrow table, a pandas or a polars data frame.
+            idempotency_keys: for each row 32 random hexadecimal digits. A row that is put again under its key, with
+                the same values, is stored once; the result has the same ids, and says `repeated`.
 
         A row of a collection that refers to another's subject names him by "subject" (a handle in hex) or by
         "COLLECTION.FIELD" (a unique field, for instance "person.id_number").
@@ -78,16 +82,23 @@ class AsyncVault:
         is the error of those rows alone.
 
         Raises: DeniedError, QuorumError, DisputeError: nothing was stored. UnavailableError, also as a row's error: no
-        answer came, and rows may be stored. Put again they are new records: a second time, without a unique field.
+        answer came, and rows may be stored. Put again without keys they are new records: a second time, without a
+        unique field. MalformedError: not one key for each row. As a row's error also RefusedError: it is about somebody
+        who was erased, or was deleted since it was put under its key.
         """
         schema, mappings = self._collection(collection), frames.rows_of(rows)
+        near = self.session.random(NEAR)
+        made = list(map(handle_of, idempotency_keys)) or [near + self.session.random(16 - NEAR) for _ in mappings]
+        if len(made) != len(mappings) or len(set(made)) < len(made):
+            raise MalformedError(f"{len(mappings)} rows, {len(set(made))} different idempotency keys")
+        ids = [ids_of(key) for key in made]
         keys = await self._prehash_keys(schema, schema.fields)
-        subjects = await self._subjects(schema, mappings)
+        own = schema.subject == "own"
+        subjects = [person for _, person in ids] if own else await self._subjects(schema, mappings)
         prepared: list[Plain | AnwenError] = []
-        prefix = self.session.random(6)
-        for row, subject in zip(mappings, subjects, strict=True):
+        for (record, _), row, subject in zip(ids, mappings, subjects, strict=True):
             try:
-                prepared.append(self._plain(schema, row, subject, prefix, keys))
+                prepared.append(self._plain(schema, record, row, subject, keys))
             except AnwenError as error:
                 prepared.append(bare(error))
         stored = iter(await self._puts.submit([p for p in prepared if isinstance(p, Plain)]))
@@ -100,9 +111,9 @@ class AsyncVault:
     def _plain(
         self,
         schema: Collection,
+        record: bytes,
         row: Mapping[str, object],
         subject: bytes | AnwenError,
-        prefix: bytes,
         keys: PrehashKeys,
     ) -> Plain:
         if isinstance(subject, AnwenError):
@@ -114,7 +125,6 @@ class AsyncVault:
         values = canonical_values(schema, fields, names)
         tokens = tokens_of(schema, values, names, keys)
         collected_s, expires_s = self._dates(schema, row)
-        record = prefix + self.session.random(10)
         bodies = bodies_of(schema, values, names, tokens)
         checked = keys.keys() <= self.session.prehash.keys()
         return Plain(schema, subject, record, 1, collected_s, expires_s, bodies, tokens, checked)
@@ -127,9 +137,7 @@ class AsyncVault:
         return collected_s // step * step, -(-expires_s // step) * step
 
     async def _subjects(self, schema: Collection, rows: Sequence[Mapping[str, object]]) -> list[bytes | AnwenError]:
-        """Return whose each row is: a new handle, the handle given (if it is known), or the one found by a field."""
-        if schema.subject == "own":
-            return [self.session.random(16) for _ in rows]
+        """Return whose each row of another's collection is: the handle given (if it is known), or found by a field."""
         parent = self._collection(schema.subject)
         subjects: list[bytes | AnwenError] = []
         wanted: dict[str, list[tuple[int, object]]] = {}

@@ -27,6 +27,7 @@ from anwen.errors import (
     IntegrityError,
     NotFoundError,
     ProofError,
+    RefusedError,
     UnavailableError,
 )
 from anwen.formats import wire
@@ -48,13 +49,15 @@ LAST_PASS = 0.8
 class PutResult:
     """What became of a row. With an error, nothing of the row is stored.
 
-    But with an UnavailableError it may be: an answer that did not come leaves open what was done.
+    But with an UnavailableError it may be: an answer that did not come leaves open what was done. `repeated`: a row was
+    stored under this idempotency key before, and this put changed nothing.
     """
 
     record: str
     subject: str
     version: int
     error: AnwenError | None = None
+    repeated: bool = False
 
 
 class Writer:
@@ -68,6 +71,7 @@ class Writer:
     async def put(self, purpose: str, rows: Sequence[Plain]) -> list[PutResult]:
         """Seal and store rows; one result for each, in order.
 
+        Keepers refuse rows together and do not say for which: then they are put in halves, until the row is alone.
         A row whose posting found every candidate slot taken (its value is commoner than this writer knew) is stored by
         a further put, sealed anew, once the free slots are known. What ends that one is the error of the rows left.
 
@@ -91,6 +95,10 @@ class Writer:
                     await self._learn(purpose, node, batch, slots)
                     await self._find_slots(purpose, batch, outcomes == wire.Outcome.NO_SLOT)
         except (AnwenError, TimeoutError) as error:
+            if not results and isinstance(error, RefusedError):
+                half = len(rows) // 2
+                alone = [PutResult("", rows[0].subject.hex(), 0, bare(error))]
+                return [*await self.put(purpose, rows[:half]), *await self.put(purpose, rows[half:])] if half else alone
             if not results:
                 raise
             # what is stored is stored: its outcome must reach the caller, who would put it once more
@@ -269,8 +277,10 @@ class _Batch:
         results: list[PutResult | None] = [None] * len(self.rows)
         for at, row, outcome in zip(self._order, self.rows, outcomes.tolist(), strict=True):
             plain = row.plain
-            if outcome != wire.Outcome.NO_SLOT:
-                ids = plain.record.hex(), plain.subject.hex(), plain.version
+            ids = plain.record.hex(), plain.subject.hex(), plain.version
+            if outcome == wire.Outcome.VERSION_TAKEN and plain.version == 1:
+                results[at] = PutResult(*ids, repeated=True)
+            elif outcome != wire.Outcome.NO_SLOT:
                 results[at] = PutResult(*ids, _error(plain, outcome))
         return results
 

@@ -162,14 +162,44 @@ class Node:
         if not caller.purpose.search and not caller.purpose.write:  # writers look for free slots
             raise _refused("the purpose neither searches nor writes")
         labels = _ids(message.tables["labels"]["label"])
+        hits, rows = await self._under(caller, labels)
+        if await self._replaced(labels, hits, rows):
+            # in between a value may as well have moved to another slot
+            hits, rows = await self._under(caller, labels)
+            gone = await self._replaced(labels, hits, rows)
+            hits = [Hit(h.label_row, bytes(16), bytes(16)) if h.label_row in gone else h for h in hits]
+            there = {h.record for h in hits}
+            rows = [r for r in rows if r.record in there]
+        return await self._answer(caller, message, hits, rows)
+
+    async def _under(self, caller: _Caller, labels: Sequence[bytes]) -> tuple[list[Hit], list[StoredRow]]:
+        """Return what lies under labels, with the records if the purpose searches."""
         found = await self._store.find(labels)
         hits = [h for h in found if len(h.record) == len(h.mac) == 16]  # others are junk
         records = list(dict.fromkeys(h.record for h in hits if any(h.record)))
         rows: list[StoredRow] = []
         if records and caller.purpose.search:
             rows = await self._store.get(await self._current_epoch(), records, ())
-            hits, rows = _without_replaced(labels, hits, rows)
-        return await self._answer(caller, message, hits, rows)
+        return hits, rows
+
+    async def _replaced(self, labels: Sequence[bytes], hits: Sequence[Hit], rows: Sequence[StoredRow]) -> set[int]:
+        """Return which labels, by place, their records do not name any more.
+
+        A record was updated between the two reads, or by a put that was cut off before it buried what it replaced.
+        Whoever opened it would take it for a lie. Where part of a record is junk, nobody can tell, and it stays.
+        """
+
+        def look() -> set[int]:
+            held = placing.held_by(rows)
+            needed = {r.record: self._classes_of(r.collection) for r in rows}
+            whole = {record for record, here in held.items() if here.classes >= needed[record]}
+            return {h.label_row for h in hits if h.record in whole and labels[h.label_row] not in held[h.record].labels}
+
+        return look() if len(rows) <= _AT_ONCE else await asyncio.to_thread(look)
+
+    def _classes_of(self, collection: int) -> set[int]:
+        schema = self.policy.collection_by_id.get(collection)
+        return {c.id for c in schema.classes} if schema else set()
 
     async def _list(self, caller: _Caller, body: bytes) -> bytes:
         message = wire.decode(body, "node_list")
@@ -247,21 +277,6 @@ class Node:
         self._save(policy.version, document)
         self.policy, self._screen = policy, policy_chain.Screen.after(policy)
         return b""
-
-
-def _without_replaced(
-    labels: Sequence[bytes], hits: Sequence[Hit], rows: Sequence[StoredRow]
-) -> tuple[list[Hit], list[StoredRow]]:
-    """Return a label that its record does not name any more as a tombstone, without the record.
-
-    It was updated between the two reads, or by a put that was cut off before it buried what it replaced. Whoever found
-    it would take what he opens for a lie.
-    """
-    named, nobody = placing.named(rows), bytes(16)
-    there = (h.record not in named or labels[h.label_row] in named[h.record] for h in hits)
-    left = [h if names else Hit(h.label_row, nobody, nobody) for h, names in zip(hits, there, strict=True)]
-    found = {h.record for h in left}
-    return left, [r for r in rows if r.record in found]
 
 
 def _refused(cause: str) -> GrantError:

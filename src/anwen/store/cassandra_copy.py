@@ -255,7 +255,7 @@ def _cells(loaded: history.Loaded) -> Row:
 def _row(version: Version) -> Row:
     r = version.row
     about = (r.record, r.version, r.tag, r.collection, r.subject, r.collected_s, r.expires_s, int(r.verified))
-    return *about, version.labels, r.sealed
+    return *about, r.labels, r.sealed
 
 
 def _lacks_entry(record: bytes, here: Rows, labels: Mapping[bytes, Label]) -> bool:

@@ -45,22 +45,21 @@ class Version:
     """A visible version of a record: one cell of the database, so that two writers' halves never mix."""
 
     row: StoredRow
-    labels: bytes  # `placing.Known.labels`
     unique: frozenset[bytes]  # those of its labels that unique values took
     before: frozenset[int]  # versions that were current, for some class, when it was written
 
     def known(self) -> Known:
-        return Known(self.row, self.labels, self.before)
+        return Known(self.row, self.before)
 
     def held(self) -> set[bytes]:
-        return {label for _, label in entries(self.labels)}
+        return {label for _, label in entries(self.row.labels)}
 
     def named(self) -> dict[int, set[bytes]]:
         """Return the classes that it holds, each with its labels."""
         named: dict[int, set[bytes]] = {}
         with contextlib.suppress(MalformedError):  # junk holds no class
             named = {class_id: set() for class_id in split_cells(self.row.sealed)}
-        for class_id, label in entries(self.labels):
+        for class_id, label in entries(self.row.labels):
             named.setdefault(class_id, set()).add(label)
         return named
 
@@ -136,7 +135,7 @@ def _version(record: bytes, version: int, cell: bytes, verified: bool) -> Versio
     sealed = cell[ends[-1] :]
     about = collection, subject, record, version, tag, collected_s, expires_s
     row = StoredRow(*about, sealed, NO_WRAPS, verified, labels_)
-    return Version(row, labels_, unique, frozenset(history.unpack(numbers)))
+    return Version(row, unique, frozenset(history.unpack(numbers)))
 
 
 def groups(keys: Iterable[bytes]) -> list[tuple[list[bytes]]]:
@@ -206,9 +205,15 @@ async def get(session: Session, epoch: int | None, records: Sequence[bytes], cla
     found, wrapped = await asyncio.gather(
         rows(session, wanted, NEWEST_ROWS), _wraps(session, epoch, _NEWEST, groups(wanted))
     )
-    have = {(record, number) for record, number, _ in wrapped}
     needed = {record: here.needed() for record, here in found.items()}
     lacking = [(r, list(rest)) for r, numbers in needed.items() if (rest := numbers - found[r].numbers())]
+    # by tag, too: those of runs that were cut off may be there before those of the row
+    have = {
+        (r, v.row.version)
+        for r, here in found.items()
+        for v in here.versions
+        if (r, v.row.version, v.row.tag) in wrapped
+    }
     wrapless = [(r, some) for r, numbers in needed.items() if (some := [n for n in numbers if (r, n) not in have])]
     more, others = await asyncio.gather(session.run(ALL_ROWS + _SOME, lacking), _wraps(session, epoch, _SOME, wrapless))
     for part in more:

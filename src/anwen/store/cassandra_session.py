@@ -200,7 +200,7 @@ class _RefusedError(UnavailableError):
 
 
 class NotGrantedError(UnavailableError):
-    """The role that a node signs in with may not do it, or a member could not read what it may."""
+    """The role that a node signs in with may not do it."""
 
 
 class Session:
@@ -444,7 +444,7 @@ class _Flight:
 
 
 def _error(error: BaseException) -> Exception:
-    if isinstance(error, Unauthorized):
+    if isinstance(error, Unauthorized) and " has no " in str(error):  # else a member could not read what is granted
         return NotGrantedError(f"store cassandra: {error}")  # names the role, the right and the table
     kind = _RefusedError if isinstance(error, (InvalidRequest, CoordinationFailure, ServerError)) else UnavailableError
     return kind(f"store cassandra: {type(error).__name__}")  # its text may hold keys

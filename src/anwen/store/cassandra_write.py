@@ -275,9 +275,9 @@ class Put:
         keys: list[tuple[object, ...]] = []
         takers: list[_Taking] = []
         for t, label in asked:
-            here, record, version = self._labels[label], t.row.record, t.row.version
-            if (here.owner, here.owner_version) != (record, version):
-                keys.append((record, t.chosen[label].mac, version, label, here.owner, here.owner_version))
+            here, record, version, mac = self._labels[label], t.row.record, t.row.version, t.chosen[label].mac
+            if (here.owner, here.owner_version, here.owner_mac) != (record, version, mac):
+                keys.append((record, mac, version, label, here.owner, here.owner_version))
                 takers.append(t)
                 self._taken.add((label, record, version))
         for t, applied in zip(takers, await self._session.applied(_TAKE, keys), strict=True):
@@ -337,7 +337,7 @@ class Put:
             if row.version > 1
             for old in self._known[row.record].versions
             if old.row.version < row.version
-            for class_id, label in entries(old.labels)
+            for class_id, label in entries(old.row.labels)
             if class_id in row.classes and label not in kept
         ]
         await bury(self._session, gone)

@@ -21,10 +21,9 @@ _ENTRY = 2 + _LABEL  # class u2 | label, in `row.labels`
 
 
 class Known(NamedTuple):
-    """A version of a record, and what its postings took."""
+    """A version of a record."""
 
     row: StoredRow
-    labels: bytes
     others: Collection[int]  # versions of which it says that they may be current beside it
 
 
@@ -57,13 +56,21 @@ def entries(labels: bytes) -> Iterator[tuple[int, bytes]]:
         yield int.from_bytes(labels[at : at + 2]), labels[at + 2 : at + _ENTRY]
 
 
-def named(rows: Iterable[StoredRow]) -> dict[bytes, set[bytes]]:
-    """Return by record the labels of what is current, of rows that are so for any class; of one that is junk, all."""
-    found: dict[bytes, set[bytes]] = {}
+class Held(NamedTuple):
+    """What is current of a record."""
+
+    classes: set[int]
+    labels: set[bytes]
+
+
+def held_by(rows: Iterable[StoredRow]) -> dict[bytes, Held]:
+    """Return by record what is current, of rows that are so for any class. Of one that is junk that is nothing."""
+    found: dict[bytes, Held] = {}
     for row in rows:
-        held = split_cells(row.sealed) if row.sealed else None
-        labels = {label for class_id, label in entries(row.labels) if held is None or class_id in held}
-        found.setdefault(row.record, set()).update(labels)
+        here = found.setdefault(row.record, Held(set(), set()))
+        classes = split_cells(row.sealed).keys() if row.sealed else set[int]()
+        here.classes.update(classes)
+        here.labels.update(label for class_id, label in entries(row.labels) if class_id in classes)
     return found
 
 
@@ -82,10 +89,10 @@ def _held(known: Sequence[Known]) -> list[Known]:
     return [k for k in known if newest and (k is newest or k.row.version in newest.others)]
 
 
-def as_stored(row: PutRow) -> StoredRow:
+def as_stored(row: PutRow, labels: bytes = b"") -> StoredRow:
     """Return a row as a reader gets it, without wraps."""
     about = row.collection, row.subject, row.record, row.version, row.tag, row.collected_s, row.expires_s
-    return StoredRow(*about, row.sealed, NO_WRAPS, row.verified)
+    return StoredRow(*about, row.sealed, NO_WRAPS, row.verified, labels)
 
 
 def columns(new: New) -> tuple[Any, ...]:
@@ -170,7 +177,7 @@ class _Placing:
         if same.row.tag != row.tag:
             return PutResult(Outcome.VERSION_TAKEN)
         self.plan.again.append(row)
-        held = {label for _, label in entries(same.labels)}
+        held = {label for _, label in entries(same.row.labels)}
         slots = (next((i for i, la in enumerate(p.labels) if la in held), NOWHERE) for p in row.postings)
         return PutResult(Outcome.STORED, tuple(slots))
 
@@ -207,17 +214,17 @@ class _Placing:
     def _store(self, row: PutRow, known: list[Known], chosen: Sequence[bytes]) -> None:
         for posting, label in zip(row.postings, chosen, strict=True):
             self.plan.postings[label] = (row.record, posting.mac)
-        held, stored = _held(known), as_stored(row)
+        held = _held(known)
         for old in held:  # tombstones of what it indexed of the row's classes; versions themselves never change
-            for class_id, label in entries(old.labels):
+            for class_id, label in entries(old.row.labels):
                 if class_id in row.classes and label not in chosen:
                     self._bury(label, row.record)
         labels = _pack([(p.class_id, label) for p, label in zip(row.postings, chosen, strict=True)])
-        rows = [k.row for k in held]
+        rows, stored = [k.row for k in held], as_stored(row, labels)
         before = history.numbers(current(rows, frozenset())) if rows else ()
         new = New(row, labels, before, history.beside(stored, rows) if rows else ())
         self.plan.rows.append(new)
-        known.append(Known(stored, labels, new.beside))
+        known.append(Known(stored, new.beside))
 
     def _bury(self, label: bytes, record: bytes) -> None:
         self.plan.buried.append((label, record))

@@ -78,7 +78,7 @@ async def known(*answers: _Answer) -> dict[bytes, list[Known]]:
     for answer in answers:
         for beside, labels, *about, sealed, verified, wraps in await answer.fetchall():
             row = StoredRow(*[*about, sealed, wraps or NO_WRAPS, verified, labels])
-            found.setdefault(row.record, {})[row.version] = Known(row, labels, history.unpack(beside))
+            found.setdefault(row.record, {})[row.version] = Known(row, history.unpack(beside))
     return {record: [k for _, k in sorted(versions.items())] for record, versions in found.items()}
 
 

@@ -60,7 +60,7 @@ def current_rows(
 def _known(columns: Sequence[Any]) -> Known:
     beside, labels, *about, verified, wraps = columns
     row = StoredRow(*[*about, wraps or NO_WRAPS, bool(verified), labels])
-    return Known(row, labels, history.unpack(beside))  # of no bytes substr makes NULL
+    return Known(row, history.unpack(beside))  # of no bytes substr makes NULL
 
 
 def find(db: sqlite3.Connection, labels: Sequence[bytes]) -> list[Hit]:
