@@ -14,8 +14,16 @@ import vault_texts
 from anwen.client.records import ids_of
 from anwen.client.rows import Plain, bodies_of, canonical_values, tokens_of
 from anwen.client.session import Timing
-from anwen.client.writing import CANDIDATES, _Batch
-from anwen.errors import BudgetError, DeniedError, DisputeError, MalformedError, StorageError, UnavailableError
+from anwen.client.writing import CANDIDATES, Writer, _Batch
+from anwen.errors import (
+    BudgetError,
+    DeniedError,
+    DisputeError,
+    MalformedError,
+    RefusedError,
+    StorageError,
+    UnavailableError,
+)
 from anwen.formats import wire
 
 ROWS = {
@@ -84,6 +92,26 @@ def test_a_row_that_is_put_again_under_its_key_is_stored_once(rig, base):
         (found,) = clerk.find("person", id_number=row["id_number"])
         assert (found.id, found.subject) == (result.record, result.subject)
         assert clerk.open([found], ["identity"])[0]["id_number"] == row["id_number"]
+
+
+def test_rows_that_keepers_refuse_take_no_other_with_them_and_what_is_stored_is_told(rig, base, monkeypatch):
+    keys, real = [os.urandom(16).hex() for _ in range(4)], Writer._put
+    _, refused, _, late = (ids_of(bytes.fromhex(k))[0] for k in keys)
+    ends = {refused: RefusedError("not opened"), late: UnavailableError("no answer")}
+
+    async def put(self, purpose, rows):
+        for record, error in ends.items():
+            if any(row.record == record for row in rows):
+                raise error
+        return await real(self, purpose, rows)
+
+    monkeypatch.setattr(Writer, "_put", put)
+    importer, rows = rig.connect("importer", "intake"), [person(base + i) for i in range(4)]
+    told = importer.put_many("person", rows, idempotency_keys=keys)
+    assert [r.error and r.error.code for r in told] == [None, "refused", "unavailable", "unavailable"]
+    monkeypatch.setattr(Writer, "_put", real)
+    again = importer.put_many("person", rows, idempotency_keys=keys)
+    assert [(r.error, r.repeated) for r in again] == [(None, True), (None, False), (None, False), (None, False)]
 
 
 @pytest.mark.parametrize("keys", [["00" * 15], ["00" * 16], ["00" * 16, "00" * 16], ["00" * 16, "zz" * 16]])

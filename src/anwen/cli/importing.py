@@ -144,10 +144,10 @@ def _run(jobs: Sequence[Job], before: Sequence[PartState], rows: int) -> list[An
             while running:
                 try:
                     _listen(running, states, errors)
-                except KeyboardInterrupt:
+                    done = _count(states, "read")
+                    bar.update(task, completed=done, rows=f"{done:,} rows")
+                except KeyboardInterrupt:  # wherever it comes: what is under way is finished, and how to go on is said
                     _stop(running)
-                done = _count(states, "read")
-                bar.update(task, completed=done, rows=f"{done:,} rows")
         finally:
             _stop(running)
             for process in running.values():

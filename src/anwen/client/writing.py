@@ -96,15 +96,23 @@ class Writer:
                     await self._find_slots(purpose, batch, outcomes == wire.Outcome.NO_SLOT)
         except (AnwenError, TimeoutError) as error:
             if not results and isinstance(error, RefusedError):
-                half = len(rows) // 2
-                alone = [PutResult("", rows[0].subject.hex(), 0, bare(error))]
-                return [*await self.put(purpose, rows[:half]), *await self.put(purpose, rows[half:])] if half else alone
+                return await self._in_halves(purpose, rows, error)
             if not results:
                 raise
             # what is stored is stored: its outcome must reach the caller, who would put it once more
             late = UnavailableError(f"not done in time{failed()}; the row may be stored all the same")
             why = bare(error) if isinstance(error, AnwenError) else late
         return [results.get(i) or PutResult("", row.subject.hex(), 0, why) for i, row in enumerate(rows)]
+
+    async def _in_halves(self, purpose: str, rows: Sequence[Plain], error: AnwenError) -> list[PutResult]:
+        if len(rows) == 1:
+            return _failed(rows, error)
+        half = len(rows) // 2
+        results = await self.put(purpose, rows[:half])
+        try:
+            return results + await self.put(purpose, rows[half:])
+        except AnwenError as later:  # rows of the first half are stored
+            return results + _failed(rows[half:], later)
 
     async def _put(self, purpose: str, rows: Sequence[Plain]) -> tuple[_Batch, str, Numbers, Numbers]:
         """Return what was sent, the node that answered, outcomes of rows and slots of postings."""
@@ -166,6 +174,10 @@ class Writer:
         await first_free(self.session, purpose, gaps)
         for i, gap in zip(wanted, gaps, strict=True):
             self._remember(batch.queries[i], gap.free or 0)
+
+
+def _failed(rows: Sequence[Plain], error: AnwenError) -> list[PutResult]:
+    return [PutResult("", row.subject.hex(), 0, bare(error)) for row in rows]
 
 
 def _outcomes(rows: int, labels: Numbers, answer: bytes) -> tuple[Numbers, Numbers]:
