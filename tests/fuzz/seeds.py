@@ -191,10 +191,10 @@ def manifests():
 
 def states():
     """What an import keeps."""
-    state = {"done": 2, "asked": 3, "stored": [[4, 5]], "counts": {"read": 1}, "reasons": {}, "rejects_bytes": 0}
+    state = {"done": 2, "stored": [[4, 5]], "counts": {"read": 1}, "reasons": {}, "rejects_bytes": 0}
     plan = {"file": "a", "size": 1, "head": "00", "vault": "00", "collection": "p", "principal": "x", "purpose": "y"}
     plan |= {"file_format": "csv", "mapping": {"a": None}, "batch": 5}
-    plan |= {"seed": "00" * 16, "rows": 3, "parts": [[[0, 10, 1, 1]], [[10, 20, 2, 2], [20, 30, 3, 4]]]}
+    plan |= {"secret": "00" * 16, "rows": 3, "parts": [[[0, 10, 1, 1]], [[10, 20, 2, 2], [20, 30, 3, 4]]]}
     return [json.dumps(state | {"ended": False}).encode(), json.dumps(plan).encode(), DEEP, b"[]"]
 
 

@@ -200,13 +200,13 @@ def test_a_backups_table_takes_no_more_memory_than_it_has_bytes_and_no_number_be
         list(backup.table("deleted"))
 
 
-@pytest.mark.parametrize("changes", [{"done": "a"}, {"counts": {}}, {"counts": 5}, {"asked": None}, {"stored": [[1]]}])
+@pytest.mark.parametrize("changes", [{"done": "a"}, {"counts": {}}, {"counts": 5}, {"done": None}, {"stored": [[1]]}])
 def test_an_imports_state_of_other_types_is_malformed(changes):
     folder = ImportFolder(scratch() / "rejects")
     good = json.loads(seeds.states()[0])
     good["counts"] = {"read": 1, "stored": 0, "already": 0, "rejected": 0}
     written("rejects.import/0.json", json.dumps(good).encode())
-    assert folder.load(0).asked == 3
+    assert folder.load(0).done == 2
     for content in (json.dumps(good | changes).encode(), DEEP):
         written("rejects.import/0.json", content)
         with pytest.raises(MalformedError):
