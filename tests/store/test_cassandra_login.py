@@ -1,14 +1,16 @@
 """Members that ask for TLS and a password: what a node needs there, what it refuses, and one member lost."""
 
+import contextlib
 import datetime as dt
 import ipaddress
 import re
 import ssl
+import time
 from pathlib import Path
 
 import pytest
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 from cassandra_members import connected, running, stopped
 from contract import EPOCH, outcomes, row
@@ -102,6 +104,13 @@ def members(tmp_path_factory, authority, files):
         (folder / zone).mkdir(mode=0o700)
         (folder / zone / "keystore.pem").write_bytes(authority.pem(cluster.addresses[zone]))
     with running(cluster):
+        until = time.monotonic() + 60
+        while True:  # its own superuser comes some seconds after it serves
+            with contextlib.suppress(NoHostAvailable):
+                asked(cluster, files, ("cassandra", "cassandra"))
+                break
+            assert time.monotonic() < until
+            time.sleep(0.2)
         asked(cluster, files, ("cassandra", "cassandra"), THREE, OPERATOR)
         asked(cluster, files, ("operator", "operator"), *documented())
         yield cluster

@@ -238,7 +238,8 @@ class Cluster:
             "cassandra.shutdown_announce_in_ms": 0,
             "cassandra.approximate_time_precision_ms": 20,  # else a thread wakes every 2 ms to look at the clock
             "cassandra.set_sep_thread_name": "false",  # a system call for each task
-            "cassandra.superuser_setup_delay_ms": 0,  # where a test has its members ask for passwords
+            # where a test has its members ask for passwords; tried again as often while another member is down
+            "cassandra.superuser_setup_delay_ms": 1000,
             "jdk.attach.allowAttachSelf": "true",
         }
         return [
