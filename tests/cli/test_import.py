@@ -15,7 +15,7 @@ from anwen.cli import import_part, import_state
 from anwen.cli.failures import OK, REQUEST
 from anwen.cli.import_part import ranges
 from anwen.cli.import_state import ImportFolder, PartState, Plan
-from anwen.errors import BudgetError, DisputeError, UnavailableError
+from anwen.errors import BudgetError, DisputeError, RefusedError, UnavailableError
 from anwen.files import FileFormat, read_rows
 
 IMPORT = ("--as", "importer", "--json")
@@ -213,11 +213,11 @@ def test_a_spent_budget_stops_cleanly_and_the_rest_follows(here, police, tmp_pat
     file = write_csv(tmp_path / "p.csv", people(numbers))
     real, calls = AsyncVault.put_many, []
 
-    async def put_many(self, collection, rows, **ids):
+    async def put_many(self, collection, rows, **keys):
         calls.append(len(rows))
         if len(calls) == 3:
             raise BudgetError("write: 100 of 100", retry_after_s=1200)
-        return await real(self, collection, rows, **ids)
+        return await real(self, collection, rows, **keys)
 
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     rejects = tmp_path / "p.csv.rejects"
@@ -265,6 +265,30 @@ def test_a_second_pass_that_fails_stops_an_import_that_goes_on_with_the_rows_lef
     assert stored(here, range(base + 60, base + 75)) == (15, 1)
 
 
+def test_what_keepers_refuse_in_a_second_pass_takes_no_other_row_with_it(here, tmp_path, monkeypatch):
+    from anwen.access import connect
+    from anwen.client.writing import Writer
+
+    with connect(here.vault, key="importer", purpose="intake") as v:
+        assert not any(r.error for r in v.put_many("person", people(range(5600, 5660), name="Common Refused")))
+    rows = [*people(range(5660, 5670)), *people(range(5670, 5675), name="Common Refused")]
+    file, rejects = write_csv(tmp_path / "p.csv", rows), tmp_path / "p.csv.rejects"
+    real, calls, refused = Writer._put, [], []
+
+    async def put(self, purpose, plain):
+        calls.append(len(plain))
+        refused.extend(row.record for row in plain[:1] if len(calls) == 2)
+        if any(row.record in refused for row in plain):
+            raise RefusedError("not opened")
+        return await real(self, purpose, plain)
+
+    monkeypatch.setattr(Writer, "_put", put)
+    assert import_part.run_parts(one_part(here, file, rejects, 32), lambda part, state: None) is None
+    counts = ImportFolder(rejects).load(0).counts
+    assert (calls[:2], counts["stored"], counts["rejected"]) == ([15, 5], 14, 1)
+    assert stored(here, range(5660, 5675)) == (14, 1)
+
+
 def one_part(here, file, rejects, batch, collection="person", purpose="intake"):
     """Plan an import in one part, as the command does, and return its job."""
     from anwen.cli import importing
@@ -303,9 +327,9 @@ def test_a_sorted_file_is_put_in_random_order_and_its_rejects_named_in_that_of_t
     file = write_csv(tmp_path / "p.csv", [*people(numbers), *people(range(4700, 4704), phone=CANARY), *people([4704])])
     real, order = AsyncVault.put_many, []
 
-    async def put_many(self, collection, rows, **ids):
+    async def put_many(self, collection, rows, **keys):
         order.extend(row["id_number"] for row in rows)
-        return await real(self, collection, rows, **ids)
+        return await real(self, collection, rows, **keys)
 
     monkeypatch.setattr(AsyncVault, "put_many", put_many)
     job = one_part(here, file, tmp_path / "p.csv.rejects", 16)

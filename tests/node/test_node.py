@@ -260,7 +260,7 @@ async def test_a_value_that_moves_to_another_slot_while_it_is_looked_for_is_foun
 
 async def test_where_part_of_a_record_is_junk_it_is_found_by_whatever_leads_to_it(node, ask, moved, monkeypatch):
     row, *_ = moved
-    await node._store.get(1, [row.record], ())
+    await node._store.get(1, [row.record], ())  # with which the update comes
     _, newest = await node._store.get(1, [row.record], ())
     junk = dataclasses.replace(newest, sealed=b"", wraps=NO_WRAPS)
     monkeypatch.setattr(node._store, "get", AsyncMock(return_value=[junk]))

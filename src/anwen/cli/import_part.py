@@ -116,7 +116,6 @@ class PartImport:
                     break
                 batch = rows[start : start + size]
                 wanted = {i: r for i, r in enumerate(batch, start) if isinstance(r, Row) and not _within(skipped, i)}
-                self.folder.save(self.part, self.state)
                 outcome = asyncio.create_task(self._put(vault, wanted))
                 under_way.append(_Batch(start, batch, list(wanted), outcome))
                 if len(under_way) > UNDER_WAY - 1:
@@ -163,6 +162,7 @@ class PartImport:
         self.state.counts, self.state.reasons = dict(counts), dict(reasons)
         self.state.done = batch.start + len(batch.rows)
         self.state.stored = [r for r in self.state.stored if r[1] >= self.state.done]
+        self.folder.save(self.part, self.state)
         self.tell(self.part, self.state)
 
     def _reject(self, row: Row, error: AnwenError) -> Reject:

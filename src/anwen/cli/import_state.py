@@ -36,8 +36,6 @@ PART_ROWS, PART_BYTES = 65_536, 2**25
 MOST_SPANS = 2**18
 """A file of no more rows is dealt row by row, one of twice as many in pairs of neighbours, and so on."""
 REJECTS_AT_ONCE = 2**20
-NEAR_ROWS = 2048
-"""Rows that begin alike, and so lie near each other in a store."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Plan:
             said, key = part.to_bytes(4) + number.to_bytes(8), bytes.fromhex(self.secret)
             return hashlib.blake2b(said, key=key, digest_size=size, person=b"key").hexdigest()
 
-        return drawn(place // NEAR_ROWS, NEAR) + drawn(place, 16 - NEAR)
+        return drawn(place // self.batch, NEAR) + drawn(place, 16 - NEAR)
 
 
 @dataclass

@@ -64,8 +64,7 @@ class Vault:
 
     def put_many(self, collection: str, rows: object, *, idempotency_keys: Sequence[str] = ()) -> list[PutResult]:
         """See `AsyncVault.put_many`."""
-        putting = self.asynchronous.put_many(collection, rows, idempotency_keys=idempotency_keys)
-        return self._loop.run(putting)
+        return self._loop.run(self.asynchronous.put_many(collection, rows, idempotency_keys=idempotency_keys))
 
     def update(self, record: Record, class_name: str, values: Mapping[str, object]) -> PutResult:
         """See `AsyncVault.update`."""

@@ -93,8 +93,7 @@ class AsyncVault:
             raise MalformedError(f"{len(mappings)} rows, {len(set(made))} different idempotency keys")
         ids = [ids_of(key) for key in made]
         keys = await self._prehash_keys(schema, schema.fields)
-        own = schema.subject == "own"
-        subjects = [person for _, person in ids] if own else await self._subjects(schema, mappings)
+        subjects = [own for _, own in ids] if schema.subject == "own" else await self._subjects(schema, mappings)
         prepared: list[Plain | AnwenError] = []
         for (record, _), row, subject in zip(ids, mappings, subjects, strict=True):
             try:

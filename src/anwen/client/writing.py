@@ -80,39 +80,36 @@ class Writer:
             UnavailableError: no node answered; rows may be stored all the same.
         """
         results: dict[int, PutResult] = {}
-        left, stuck = list(range(len(rows))), 0
+        groups, stuck = [list(range(len(rows)))] if rows else [], 0
         why: AnwenError = UnavailableError("no free slot for a posting: other writers were faster each time")
         until_s = asyncio.get_running_loop().time() + LAST_PASS * self.session.timing.deadline_s
         try:
-            while left and stuck < ATTEMPTS:
-                async with asyncio.timeout_at(until_s if results else None):
-                    batch, node, outcomes, slots = await self._put(purpose, [rows[i] for i in left])
+            while groups and stuck < ATTEMPTS:
+                left = groups.pop()
+                try:
+                    async with asyncio.timeout_at(until_s if results else None):
+                        batch, node, outcomes, slots = await self._put(purpose, [rows[i] for i in left])
+                except RefusedError as error:
+                    if half := len(left) // 2:
+                        groups += [left[half:], left[:half]]
+                    else:
+                        results[left[0]] = _failed(rows[left[0]], bare(error))
+                    continue
                 answers = zip(left, batch.results(outcomes), strict=True)
                 results |= {place: result for place, result in answers if result is not None}
                 stuck = stuck + 1 if not results.keys() & set(left) else 0
-                left = [i for i in left if i not in results]
+                if left := [i for i in left if i not in results]:
+                    groups.append(left)
                 async with asyncio.timeout_at(until_s if results else None):
                     await self._learn(purpose, node, batch, slots)
                     await self._find_slots(purpose, batch, outcomes == wire.Outcome.NO_SLOT)
         except (AnwenError, TimeoutError) as error:
-            if not results and isinstance(error, RefusedError):
-                return await self._in_halves(purpose, rows, error)
             if not results:
                 raise
             # what is stored is stored: its outcome must reach the caller, who would put it once more
             late = UnavailableError(f"not done in time{failed()}; the row may be stored all the same")
             why = bare(error) if isinstance(error, AnwenError) else late
-        return [results.get(i) or PutResult("", row.subject.hex(), 0, why) for i, row in enumerate(rows)]
-
-    async def _in_halves(self, purpose: str, rows: Sequence[Plain], error: AnwenError) -> list[PutResult]:
-        if len(rows) == 1:
-            return _failed(rows, error)
-        half = len(rows) // 2
-        results = await self.put(purpose, rows[:half])
-        try:
-            return results + await self.put(purpose, rows[half:])
-        except AnwenError as later:  # rows of the first half are stored
-            return results + _failed(rows[half:], later)
+        return [results.get(i) or _failed(row, why) for i, row in enumerate(rows)]
 
     async def _put(self, purpose: str, rows: Sequence[Plain]) -> tuple[_Batch, str, Numbers, Numbers]:
         """Return what was sent, the node that answered, outcomes of rows and slots of postings."""
@@ -176,8 +173,8 @@ class Writer:
             self._remember(batch.queries[i], gap.free or 0)
 
 
-def _failed(rows: Sequence[Plain], error: AnwenError) -> list[PutResult]:
-    return [PutResult("", row.subject.hex(), 0, bare(error)) for row in rows]
+def _failed(row: Plain, error: AnwenError) -> PutResult:
+    return PutResult("", row.subject.hex(), 0, error)
 
 
 def _outcomes(rows: int, labels: Numbers, answer: bytes) -> tuple[Numbers, Numbers]:

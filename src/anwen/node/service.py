@@ -191,8 +191,7 @@ class Node:
 
         def look() -> set[int]:
             held = placing.held_by(rows)
-            needed = {r.record: self._classes_of(r.collection) for r in rows}
-            whole = {record for record, here in held.items() if here.classes >= needed[record]}
+            whole = {r.record for r in rows if held[r.record].classes >= self._classes_of(r.collection)}
             return {h.label_row for h in hits if h.record in whole and labels[h.label_row] not in held[h.record].labels}
 
         return look() if len(rows) <= _AT_ONCE else await asyncio.to_thread(look)

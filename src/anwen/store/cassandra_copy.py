@@ -249,7 +249,7 @@ class _Draft:
 def _cells(loaded: history.Loaded) -> Row:
     """Return the columns of the table."""
     row = loaded.row
-    return row.record, row.version, read.body(row, loaded.labels, (), loaded.before), row.verified, 2 * row.version
+    return row.record, row.version, read.body(row, row.labels, (), loaded.before), row.verified, 2 * row.version
 
 
 def _row(version: Version) -> Row:

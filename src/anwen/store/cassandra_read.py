@@ -208,12 +208,8 @@ async def get(session: Session, epoch: int | None, records: Sequence[bytes], cla
     needed = {record: here.needed() for record, here in found.items()}
     lacking = [(r, list(rest)) for r, numbers in needed.items() if (rest := numbers - found[r].numbers())]
     # by tag, too: those of runs that were cut off may be there before those of the row
-    have = {
-        (r, v.row.version)
-        for r, here in found.items()
-        for v in here.versions
-        if (r, v.row.version, v.row.tag) in wrapped
-    }
+    there = {(r, v.row.version, v.row.tag) for r, here in found.items() for v in here.versions}
+    have = {(r, number) for r, number, _ in there & wrapped.keys()}
     wrapless = [(r, some) for r, numbers in needed.items() if (some := [n for n in numbers if (r, n) not in have])]
     more, others = await asyncio.gather(session.run(ALL_ROWS + _SOME, lacking), _wraps(session, epoch, _SOME, wrapless))
     for part in more:

@@ -41,7 +41,6 @@ class Loaded(NamedTuple):
     """A row of a copy, and which versions were current before it and are beside it: copies do not say."""
 
     row: StoredRow
-    labels: bytes
     before: tuple[int, ...]
     beside: tuple[int, ...]
 
@@ -55,8 +54,20 @@ class Loading:
     def take(self, columns: Sequence[Any]) -> Loaded:
         """Return the next row, its columns as in `copying.BULK`; those of a record follow each other, ascending."""
         record, version, tag, collection, subject, collected_s, expires_s, verified, labels, sealed = columns
-        about = collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified)
+        about = (
+            collection,
+            subject,
+            record,
+            version,
+            tag,
+            collected_s,
+            expires_s,
+            sealed,
+            NO_WRAPS,
+            bool(verified),
+            labels,
+        )
         earlier = [r for r in self._current if r.record == record]
         row = StoredRow(*about)
         self._current = current([*earlier, row], frozenset())
-        return Loaded(row, labels, numbers(earlier), numbers(r for r in self._current if r.version != version))
+        return Loaded(row, numbers(earlier), numbers(r for r in self._current if r.version != version))
