@@ -105,19 +105,27 @@ def robbed(tmp_path_factory):
         assert honest == person(3)["name"]
         with anwen.connect(folder.path, key="dpo", purpose="oversight") as dpo:
             seen = {r.subject: dpo.audit_subject(r.subject) for r in stored}
-    return {r.subject: row for r, row in zip(stored, rows.values(), strict=True)}, json.loads(told), seen
+    return (
+        {r.subject: row for r, row in zip(stored, rows.values(), strict=True)},
+        json.loads(told),
+        seen,
+        stored[3].subject,
+    )
 
 
 def test_code_inside_an_application_opens_no_more_people_in_a_window_than_its_principals_budget(robbed):
-    rows, told, _ = robbed
+    rows, told, _, before = robbed
     loot = told["loot"]
     assert all(count for count in told["tried"].values()), told["tried"]
     assert {subject: rows[subject]["name"] for subject in loot} == loot, "what he says he opened, he opened"
-    assert BUDGET // 2 <= len(loot) + 1 <= BUDGET, "one more was opened before he came"
+    opened = {before, *loot}  # one was opened before he came
+    # Each keeper serves BUDGET / 2 people. His first batch that fits, 6 of 50 (25, 12), opens: what he loses to keepers that
+    # count what another refuses, comes after it.
+    assert PEOPLE // 8 <= len(opened) <= BUDGET
 
 
 def test_everybody_whom_it_opened_is_in_an_honest_keepers_log_under_its_principal(robbed):
-    _, told, seen = robbed
+    _, told, seen, _ = robbed
     for subject in told["loot"]:
         opened = [s for s in seen[subject] if s.operation == "open" and s.principal == "case_worker"]
         assert opened
