@@ -117,9 +117,10 @@ def test_what_was_written_when_a_fault_did_not_take_hold_is_looked_for_and_the_r
 SHORT = ("--quick", "--seconds", "1", "--fault", "kill")
 
 
-def test_a_row_deleted_behind_the_vaults_back_is_seen_as_a_loss(rehearse):
-    code, found, page, said = rehearse(*SHORT, "--break", "forget")
+def test_a_row_deleted_behind_the_vaults_back_is_seen_as_a_loss_by_a_load_of_one_kind_too(rehearse):
+    code, found, page, said = rehearse(*SHORT, "--break", "forget", "--kind", "write")
     assert code == FAILED, said
+    assert list(found["runs"][0]["gap_s"]) == found["kinds"] == ["write"]
     assert [len(keys) for keys in found["runs"][0]["lost"].values()] == [1] * 4
     assert "1 acknowledged writes lost" in page
 

@@ -30,13 +30,17 @@ def test_the_longest_gap_lies_between_two_successes_and_failures_do_not_shorten_
     assert figures.longest_gap(log, 9, 30) == pytest.approx(13.2 - 11.95)
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=load.CLIENTS, max_size=load.CLIENTS), st.sampled_from([0.05, 0.4, 0.8]))
-def test_operations_are_spread_evenly_over_a_step_whenever_clients_begin(nows, every):
-    begun = [list(itertools.islice(load.moments(n, c, every), 4)) for c, n in enumerate(nows)]
-    apart = every / (load.CLIENTS * len(figures.KINDS))
+@given(
+    st.lists(st.floats(0, 1e6), min_size=load.CLIENTS, max_size=load.CLIENTS),
+    st.sampled_from([0.05, 0.4, 0.8]),
+    st.sampled_from([1, 2, 3]),
+)
+def test_operations_are_spread_evenly_over_a_step_whenever_clients_begin(nows, every, kinds):
+    begun = [list(itertools.islice(load.moments(n, c, every, kinds), kinds + 1)) for c, n in enumerate(nows)]
+    apart = every / (load.CLIENTS * kinds)
     for (client, moments), now in zip(enumerate(begun), nows, strict=True):
-        assert 0 <= moments[0] - now <= every / len(figures.KINDS) + 1e-6  # of a second, which floats lose
-        assert moments[3] - moments[0] == pytest.approx(every)  # the next of the same kind
+        assert 0 <= moments[0] - now <= every / kinds + 1e-6  # of a second, which floats lose
+        assert moments[kinds] - moments[0] == pytest.approx(every)  # the next of the same kind
         place = moments[0] / apart - client
         assert place == pytest.approx(load.CLIENTS * round(place / load.CLIENTS), abs=1e-3)
 
@@ -49,6 +53,12 @@ def test_a_gap_reaches_to_the_end_when_nothing_succeeds_any_more():
 def test_the_gap_of_the_worst_client_counts_though_others_went_on():
     log = [*steady("write", 0, 30), *steady("write", 0, 15, client=1), *steady("write", 17, 30, client=1)]
     assert figures.summarise(log, AT, {}, 0.05).gap_s["write"] == pytest.approx(2.05)
+
+
+def test_kinds_that_are_not_in_the_load_have_no_gap_and_are_not_missed_in_its_pace():
+    found = figures.summarise(steady("write", 0, 40), AT, {}, 0.05, kinds=("write",))
+    assert found.gap_s == {"write": pytest.approx(0.05)}
+    assert found.pace == pytest.approx(40 / (AT.end - AT.begin))
 
 
 def test_what_the_return_costs_is_told_apart_from_what_the_fault_does():

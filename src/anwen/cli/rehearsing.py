@@ -24,6 +24,7 @@ from anwen.rehearse.breach.rehearsal import rehearse as rehearse_breach
 from anwen.rehearse.outage import report
 from anwen.rehearse.outage.databases import STORES
 from anwen.rehearse.outage.faults import FAULTS
+from anwen.rehearse.outage.figures import KINDS
 from anwen.rehearse.outage.rehearsal import BREAKS, rehearse
 from anwen.rehearse.outage.rehearsal import Outcome as Outage
 from anwen.rehearse.outage.rehearsal import Settings as Rehearsal
@@ -48,6 +49,7 @@ def rehearse_group() -> None:
 @click.option("--runs", type=click.IntRange(min=1), help="How often each fault hits each zone (default: 3).")
 @click.option("--seconds", type=click.FloatRange(min=1), help="How long each fault lasts (default: by fault).")
 @click.option("--every", "every_s", type=click.FloatRange(min=0.01), help="Seconds between a client's steps (0.05).")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only these operations; repeatable.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Draws the moments at which faults begin.")
 @click.option("--quick", is_flag=True, help="Kill and partition, one zone, once, for a few seconds.")
 @click.option("--break", "broken", type=click.Choice(BREAKS), help="Break the vault: it must be seen.")

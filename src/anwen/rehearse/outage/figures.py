@@ -74,20 +74,23 @@ class Figures:
         return max((self.p99_s[k] / self.p99_before_s[k] for k in KINDS if self.p99_before_s.get(k)), default=0.0)
 
 
-def summarise(log: Sequence[Operation], at: Moments, known: Mapping[str, int], every_s: float) -> Figures:
+def summarise(
+    log: Sequence[Operation], at: Moments, known: Mapping[str, int], every_s: float, kinds: Sequence[str] = KINDS
+) -> Figures:
     """Return the figures of one run.
 
     Args:
         known: numbers that were acknowledged before the run.
         every_s: how often each client starts one operation of each kind.
+        kinds: those of the load.
     """
     found = Figures(operations=len(log), stale=len(stale_reads(log, known)))
     clients = {o.client for o in log}
-    found.pace = len(log) / max(1.0, len(clients) * len(KINDS) * (at.end - at.begin) / every_s)
+    found.pace = len(log) / max(1.0, len(clients) * len(kinds) * (at.end - at.begin) / every_s)
     found.errors = dict(Counter(o.outcome for o in log if o.outcome != OK))
     found.errors_before = sum(o.outcome != OK and o.ended < at.fault for o in log)
     found.in_doubt = sum(o.kind == "write" and o.outcome != OK for o in log)
-    for kind in KINDS:
+    for kind in kinds:
         mine = [o for o in log if o.kind == kind]
         each = [[o for o in mine if o.client == c] for c in clients]
         found.gap_s[kind] = max((longest_gap(e, at.fault - LEAD_S, at.end) for e in each), default=math.inf)

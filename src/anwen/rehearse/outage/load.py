@@ -1,8 +1,8 @@
 """One client of a rehearsal: `python -m anwen.rehearse.outage.load PLAN`, until its standard input ends.
 
-Open loop: every step starts one write, one read and one find with an open, each at its planned time, whether or not
-earlier ones have ended. Nothing is retried here: that is the library's part, within the deadline. What ended is logged
-as a line of JSON, an `Operation` each.
+Open loop: every step starts one operation of each kind of the plan, at its planned time, whether or not earlier ones
+have ended. A find opens what it finds. Nothing is retried here: that is the library's part, within the deadline. What
+ended is logged as a line of JSON, an `Operation` each.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Plan:
     client: int
     zone: str
     every_s: float
+    kinds: tuple[str, ...]
     loaded: tuple[int, ...]  # rows of people who were put before
     first_row: int  # of those that this run puts
     hot: tuple[str, ...]  # record ids of the first 30 of those; client i alone updates the ten from 10 * i on
@@ -73,13 +74,13 @@ def number_of(values: Mapping[str, object]) -> int:
     return int(str(values["address"]).split()[0])
 
 
-def moments(now: float, client: int, every_s: float) -> Iterator[float]:
+def moments(now: float, client: int, every_s: float, kinds: int) -> Iterator[float]:
     """Yield when a client starts an operation, one of each kind in a step.
 
     All clients' lie evenly in a step, by the clock that they share: together they would be a burst that waits for
     processors, the longer the slower the pace, and delays and gaps would be the burst's.
     """
-    apart = every_s / len(KINDS)
+    apart = every_s / kinds
     first = now + (client * apart / CLIENTS - now) % apart
     return (first + turn * apart for turn in itertools.count())
 
@@ -111,15 +112,17 @@ class Client:
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the pace until `stop` is set, then wait for what is under way."""
         tasks: set[asyncio.Task[None]] = set()
-        kinds = itertools.cycle((self._write, self._look, self._find))
-        for turn, planned in enumerate(moments(time.monotonic(), self.plan.client, self.plan.every_s)):
+        starters = dict(zip(KINDS, (self._write, self._look, self._find), strict=True))
+        kinds = [starters[kind] for kind in self.plan.kinds]
+        for turn, planned in enumerate(moments(time.monotonic(), self.plan.client, self.plan.every_s, len(kinds))):
             try:
                 async with asyncio.timeout_at(planned):
                     await stop.wait()
                     break
             except TimeoutError:
                 pass
-            task = asyncio.create_task(next(kinds)(turn // len(KINDS), planned))
+            step, kind = divmod(turn, len(kinds))
+            task = asyncio.create_task(kinds[kind](step, planned))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)

@@ -73,6 +73,7 @@ class Settings:
     before_s: float = 20.0
     after_s: float = 30.0
     every_s: float = 0.05
+    kinds: tuple[str, ...] = figures.KINDS
     people: int = 2_000
     seed: int = 1
     broken: str = ""
@@ -289,7 +290,8 @@ class _Rehearsal:
             run.operations = sorted((o for p in logs for o in load.read_log(p)), key=lambda o: o.planned)
             before = max(1, sum(o.ended < run.at.fault for o in run.operations))
             run.processor_ms = {part: round(1000 * s / before, 1) for part, s in taken.items()}
-        run.figures = figures.summarise(run.operations, run.at, self.known, self.settings.every_s)
+        s = self.settings
+        run.figures = figures.summarise(run.operations, run.at, self.known, s.every_s, s.kinds)
         run.speed = self.speed.slowest(run.at.begin, run.at.end)
         mine = self._acknowledged(run.operations)
         if self.settings.broken == "forget" and mine:
@@ -329,8 +331,8 @@ class _Rehearsal:
         try:
             for i, log in enumerate(logs):
                 plan = load.Plan(
-                    str(self.zones.folder.path), str(log), i, ZONES[i], self.settings.every_s, self.loaded,
-                    self.next_row, self.hot, {k: self.known[k] for k in self.hot}, self.settings.broken,
+                    str(self.zones.folder.path), str(log), i, ZONES[i], self.settings.every_s, self.settings.kinds,
+                    self.loaded, self.next_row, self.hot, {k: self.known[k] for k in self.hot}, self.settings.broken,
                 )  # fmt: skip
                 file = folder / f"{i}.json"
                 file.write_text(json.dumps(asdict(plan)))

@@ -58,7 +58,7 @@ def page(outcome: Outcome) -> str:
     notes = [
         f"Store: {s.store}. Its promise: {outcome.promise}.",
         f"Seed {s.seed}. Zones: {outcome.machine}.",
-        f"Load: three clients, each starts a write, a read and a find every {s.every_s * 1000:g} ms.",
+        f"Load: three clients, each starts a {', a '.join(s.kinds)} every {s.every_s * 1000:g} ms.",
         f"At the end: {outcome.people:,} people sought, {len(outcome.lost)} lost, {len(outcome.duplicates)} doubled.",
         *(f"Not rehearsed here: {name}: {why}." for name, why in outcome.skipped.items()),
         *(f"Repeated: {what}." for what in outcome.void),
