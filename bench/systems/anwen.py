@@ -32,7 +32,7 @@ class System:
     """A running vault."""
 
     def __init__(self, folder: VaultFolder) -> None:
-        self.folder, self.path = folder, folder.path
+        self.folder, self.path, self.name = folder, folder.path, f"anwen_{folder.policy().engine}"
         self._loop = Loop()
         self._running: supervisor.Running | None = None
 
@@ -67,9 +67,9 @@ class System:
 
 
 @contextlib.contextmanager
-def running(path: Path) -> Iterator[System]:
+def running(path: Path, shape: Shape | None = None) -> Iterator[System]:
     """Run a fresh vault; its folder is removed in the end."""
-    system = System(create(path))
+    system = System(create(path, shape))
     try:
         system.start()
         yield system
@@ -79,7 +79,10 @@ def running(path: Path) -> Iterator[System]:
 
 
 def settings(system: System) -> dict[str, object]:
-    """Return what durability depends on, read back from the store's file."""
+    """Return what durability depends on; SQLite's read back from the store's file. Nodes refuse servers without it."""
+    about: dict[str, object] = {"engine": system.folder.policy().engine, "keepers": "2 of 3", "binding": "request"}
+    if about["engine"] != "sqlite":
+        return about
     store = system.path / "store" / "anwen.sqlite"
     connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
     try:
@@ -87,4 +90,4 @@ def settings(system: System) -> dict[str, object]:
         page = connection.execute("PRAGMA page_size").fetchone()[0]
     finally:
         connection.close()
-    return {"journal_mode": journal, "page_size": page, "keepers": "2 of 3", "binding": "request"}
+    return {"journal_mode": journal, "page_size": page, **about}

@@ -286,14 +286,4 @@ def _locked(folder: Path) -> Iterator[int]:
         os.close(fd)
 
 
-__all__ = [
-    "SINGLE_MACHINE",
-    "PolicyError",
-    "Shape",
-    "VaultFolder",
-    "create",
-    "make_key",
-    "public_der",
-    "read_key",
-    "read_toml",
-]
+__all__ = ["SINGLE_MACHINE", "Shape", "VaultFolder", "create", "make_key", "public_der", "read_key", "read_toml"]

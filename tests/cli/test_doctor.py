@@ -104,6 +104,16 @@ def test_a_node_tells_auditors_alone_about_its_store(police):
                     vault._loop.run(asked)
 
 
+def test_keepers_and_sqlites_nodes_say_how_much_room_their_disks_have(anwen, police):
+    free = shutil.disk_usage(police).free
+    lines = by_what(anwen("doctor", "--as", "dpo", "--json", vault=police))
+    for service in ("keeper a", "keeper b", "keeper c", "node a"):
+        line = lines[f"disk of {service}"]
+        assert line["level"] == ("ok" if free >= doctor_services.DISK_WARN_BYTES else "warn")
+        assert float(line["text"].split(" GiB")[0]) == pytest.approx(free / 2**30, rel=0.2)
+    assert doctor_services.disk("disk", doctor_services.DISK_WARN_BYTES - 1).level == "warn"
+
+
 async def test_nodes_count_one_after_another_and_a_cut_count_is_called_at_least(monkeypatch):
     """Nodes of one store: each of their counts reads the same keys."""
     counting = []

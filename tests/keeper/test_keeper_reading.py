@@ -84,7 +84,7 @@ class Lying(Asking):
     async def keeper(self, _keeper, _op, _purpose, body):
         self.pages += 1
         start, found = self.answer(wire.decode(body, "audit").number("start"))
-        scalars = {"start": start, "size": 2**64 - 1}
+        scalars = {"start": start, "size": 2**64 - 1, "free_bytes": 0}
         return wire.encode("entries", bytes(16), scalars, {}, {"entries": found, "checkpoint": [b""]})
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 import click
 
 from anwen.cli import output
-from anwen.cli.doctor_services import Check, sampled, services
+from anwen.cli.doctor_services import Check, disk, sampled, services
 from anwen.cli.settings import Settings, cli, settings_of
 from anwen.errors import AnwenError
 from anwen.formats import policy_chain, policy_file
 from anwen.vault_folder import SINGLE_MACHINE, VaultFolder, read_toml
 
 EXPIRY_WARN_DAYS = 14
-DISK_WARN_BYTES = 2 * 2**30
 
 
 @cli.command("doctor")
@@ -82,6 +81,4 @@ def _machine(folder: VaultFolder) -> Iterator[Check]:
         used = len(swaps.read_text().splitlines()) > 1
         text = "on: memory of clients may reach the disk; encrypt it or turn it off" if used else "off"
         yield Check("warn" if used else "ok", "swap", text)
-    free = shutil.disk_usage(folder.path).free
-    text = f"{free / 2**30:.1f} GiB free"
-    yield Check("warn" if free < DISK_WARN_BYTES else "ok", "disk", text)
+    yield disk("disk", shutil.disk_usage(folder.path).free)

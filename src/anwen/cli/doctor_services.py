@@ -33,6 +33,7 @@ from anwen.vault_folder import VaultFolder
 T = TypeVar("T")
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 30.0
 COSIGNED_WARN_S = 60.0
+DISK_WARN_BYTES = 2 * 2**30
 TIMEOUT_S = 5.0
 COSIGN_S = 15.0
 """How long a keeper may take to have its log cosigned: it waits 5 s for a peer that hangs, and before that perhaps 5 s
@@ -77,8 +78,7 @@ async def services(settings: Settings, folder: VaultFolder) -> list[Check]:
         answers = await asyncio.gather(*(said for _, said in work))
     of_zones = [(zone, check) for (zone, _), said in zip(work, answers, strict=True) for check in said]
     found += [dataclasses.replace(check, zone=zone) for zone, check in sorted(of_zones, key=operator.itemgetter(0))]
-    if asking is not None:
-        found += _unequal(asking.numbers)
+    found += _unequal(asking.numbers) if asking else []
     if asking is None or not asking.audits:
         found.append(_not_asked(settings, unusable if asking is None else {}))
     return found
@@ -197,8 +197,13 @@ async def _keeper(policy: Policy, asking: _Asking | None, info: KeeperInfo) -> l
     text = f"epoch {header.epoch}, generation {header.generation}, {header.entry:,} log entries"
     found = [_in_step(what, text, policy, header.policy_version, offset)]
     if asking.audits:
-        found.append(await _log(policy, asking, info.id))
+        found += await _log(policy, asking, info.id)
     return found
+
+
+def disk(what: str, free_bytes: int) -> Check:
+    """Return the line of a disk."""
+    return Check("warn" if free_bytes < DISK_WARN_BYTES else "ok", what, f"{free_bytes / 2**30:.1f} GiB free")
 
 
 def _unequal(numbers: dict[str, tuple[int, int]]) -> list[Check]:
@@ -219,21 +224,24 @@ def _in_step(what: str, text: str, policy: Policy, version: int, offset_s: float
     return Check("warn" if abs(offset_s) > CLOCK_WARN_S else "ok", what, text)
 
 
-async def _log(policy: Policy, asking: _Asking, keeper: str) -> Check:
-    """Return what the other keepers say of one's log: nobody but they can tell that it was set back or forked."""
+async def _log(policy: Policy, asking: _Asking, keeper: str) -> list[Check]:
+    """Return what other keepers say of one's log, for nobody else can tell that it was forked; and of its disk."""
     what = f"log of keeper {keeper}"
     try:
         log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper), COSIGN_S)
     except AnwenError as error:
-        return _failed(what, error)
-    silent = sorted(set(policy.keepers) - {keeper, *log.cosigned_by})
+        return [_failed(what, error)]
+    room, silent = (
+        disk(f"disk of keeper {keeper}", log.free_bytes),
+        sorted(set(policy.keepers) - {keeper, *log.cosigned_by}),
+    )
     age_s = time.time() - log.cosigned_s
     last = f"cosigned {age_s:.0f} s ago" if log.cosigned_s else "never cosigned"
     text = f"{last}, {log.behind:,} entries since; now by {', '.join(log.cosigned_by) or 'nobody'}"
     if silent:
         why = "down, cut off from it, or they contradict each other: anwen audit verify"
-        return Check("warn", what, f"{text}; not by {', '.join(silent)}: {why}")
-    return Check("warn" if age_s > COSIGNED_WARN_S else "ok", what, text)
+        return [Check("warn", what, f"{text}; not by {', '.join(silent)}: {why}"), room]
+    return [Check("warn" if age_s > COSIGNED_WARN_S else "ok", what, text), room]
 
 
 async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[Check]:
@@ -248,10 +256,10 @@ async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[
         return [_failed(what, error)]
     text = ", ".join(f"{state.counts[name]:,} {name}" for name in ("records", "rows", "postings"))
     text = f"at least {text}" if AT_LEAST in state.settings else text
-    found = [
-        _in_step(what, f"{text}, {state.counts['size_bytes'] / 2**20:,.1f} MiB", policy, state.policy_version, offset)
-    ]
+    text += f", {state.counts['size_bytes'] / 2**20:,.1f} MiB"
+    found = [_in_step(what, text, policy, state.policy_version, offset)]
     found += store_lines(policy.engine, info.id, state)
+    found += [disk(f"disk of node {info.id}", free)] if (free := state.counts["free_bytes"]) else []
     if state.counts["unverified"]:
         said = f"{state.counts['unverified']:,} rows were written with a keeper down: no two compared"
         found.append(Check("warn", f"rows of node {info.id}", said))

@@ -23,6 +23,7 @@ class LogState:
     behind: int  # of these, those that no peer had cosigned when we asked, our own request among them
     cosigned_s: int  # when a peer last had, Unix time; 0: never
     cosigned_by: tuple[str, ...]  # peers that cosigned a checkpoint made now: they see the same log
+    free_bytes: int  # on the disk that it is written to
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,16 @@ async def log_state(session: Session, purpose: str, keeper: str) -> LogState:
 
     Raises: ProofError: a checkpoint is not the keeper's, or of more entries than it has.
     """
-    size, covered, before = await _checkpoint(session, purpose, keeper, 1)  # the newest that there was
+    said, covered, before = await _checkpoint(session, purpose, keeper, 1)  # the newest that there was
     _, _, now = await _checkpoint(session, purpose, keeper, 0)  # from 0 on, the keeper has one made
-    return LogState(size, size - covered if before else size, max(before.values(), default=0), tuple(sorted(now)))
+    size, last_s = said.number("size"), max(before.values(), default=0)
+    return LogState(size, size - covered if before else size, last_s, tuple(sorted(now)), said.number("free_bytes"))
 
 
-async def _checkpoint(session: Session, purpose: str, keeper: str, start: int) -> tuple[int, int, dict[str, int]]:
-    """Return a log's entries, those under its checkpoint, and who cosigned it when."""
+async def _checkpoint(
+    session: Session, purpose: str, keeper: str, start: int
+) -> tuple[wire.Message, int, dict[str, int]]:
+    """Return what a keeper says of its log, how many entries its checkpoint covers, and who cosigned that when."""
     policy, origin = session.policy, log_origin(session.policy.vault, keeper)
     body = wire.encode("log", session.random(wire.SALT_BYTES), {"start": start, "count": 0})
     answer = wire.decode(await session.keeper(keeper, "log", purpose, body), "entries")
@@ -64,7 +68,7 @@ async def _checkpoint(session: Session, purpose: str, keeper: str, start: int) -
         raise ProofError(f"keeper {keeper}: {size} entries, and a checkpoint of another log or of {head.size}")
     peers = {log_origin(policy.vault, k): k for k in policy.keepers if k != keeper}
     times = cosignatures(note, {name: policy.keepers[k].identity for name, k in peers.items()})
-    return size, head.size, {peers[name]: time_s for name, time_s in times.items()}
+    return answer, head.size, {peers[name]: time_s for name, time_s in times.items()}
 
 
 async def has_policy(session: Session, purpose: str, node: str, document: bytes) -> None:

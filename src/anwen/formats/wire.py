@@ -130,8 +130,9 @@ class Schema:
 
 
 _U4 = "u4"
-STORE_COUNTS = ("records", "rows", "postings", "unverified", "size_bytes")
-"""What a node counts of its store."""
+_KEYS = (Column("epoch", _U4), Column("generation", _U4))
+STORE_COUNTS = ("records", "rows", "postings", "unverified", "size_bytes", "free_bytes")
+"""What a node counts of its store; `free_bytes` are 0 where it lies on servers of its own."""
 MEMBER_WHOLE = "whole"
 """Among a node's settings, "member PLACE": this, if that member of the store reaches every copy of a row."""
 
@@ -141,11 +142,14 @@ NO_STANDBY = "none: a switch-over now loses what was acknowledged last"
 AT_LEAST = "counts=at least"
 """Among a node's settings: it stopped counting, and the store holds more."""
 
+
+def _counts(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, "u8") for name in names)
+
+
 SCHEMAS: Mapping[str, Schema] = {
     # client -> keeper
-    "put": Schema(
-        1, (Column("epoch", _U4), Column("generation", _U4)), {"records": RECORDS, "cells": CELLS, "tokens": TOKENS}
-    ),
+    "put": Schema(1, _KEYS, {"records": RECORDS, "cells": CELLS, "tokens": TOKENS}),
     "open": Schema(2, (Column("epoch", _U4),), {"records": OPEN_RECORDS, "cells": OPEN_CELLS}),
     "index": Schema(3, (Column("generation", _U4),), {"tokens": TOKENS}),
     "prehash": Schema(4, (), {"fields": (Column("collection", "u2"), Column("field", "u2"))}),
@@ -155,11 +159,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "log": Schema(8, (Column("start", "u8"), Column("count", _U4))),  # entries and the cosigned checkpoint
     "state": Schema(9),  # epoch, generation, policy version, log size of who has all keys: for clients and doctor
     # keeper -> client: the rest of a log or audit answer (DPRF answers: formats.answer)
-    "entries": Schema(16, (Column("start", "u8"), Column("size", "u8")), {}, ("entries", "checkpoint")),
+    "entries": Schema(16, _counts("start", "size", "free_bytes"), {}, ("entries", "checkpoint")),
     # client -> node
     "node_put": Schema(
         32,
-        (Column("epoch", _U4), Column("generation", _U4), Column("nonce_base", 20), Column("verified", "u1")),
+        (*_KEYS, Column("nonce_base", 20), Column("verified", "u1")),
         {
             "records": RECORDS,
             "cells": CELLS,
@@ -186,11 +190,8 @@ SCHEMAS: Mapping[str, Schema] = {
         {"hits": (Column("label_row", _U4), Column("record", 16), Column("mac", 16)), "rows": ROWS},
         ("sealed", "wraps"),  # one blob of each for each row: formats.envelope.{split_cells, split_wraps}
     ),
-    "store_state": Schema(
-        50,
-        (Column("policy_version", _U4), Column("time_ms", "u8"), *(Column(n, "u8") for n in STORE_COUNTS)),
-        {},
-        ("engine", "settings"),  # one name; "NAME=VALUE" each
+    "store_state": Schema(  # blobs: one name; "NAME=VALUE" each
+        50, (Column("policy_version", _U4), *_counts("time_ms", *STORE_COUNTS)), {}, ("engine", "settings")
     ),
 }
 _CODES = {schema.code: name for name, schema in SCHEMAS.items()}

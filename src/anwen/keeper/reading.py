@@ -7,6 +7,7 @@ import datetime as dt
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 
 from anwen.errors import TooLargeError
@@ -42,14 +43,14 @@ async def read(ask: Ask, entries: Log, months: MonthKeys, checkpoint: str) -> by
     """Return the entries asked for and the checkpoint, as an `entries` message; other requests go on meanwhile.
 
     For `log` each blob is an entry's exact bytes, from `start` on; for `audit` a member `index` is added to each, and
-    `start` says where the search ended: before `size` if there were more than fit.
+    `start` says where the search ended: before `size` if there were more than fit. `free_bytes`: room for the log.
     """
     start, size = ask.message.number("start"), entries.size
     if ask.op == "log":
         found = await asyncio.to_thread(entries.read, start, ask.message.number("count"))
     else:
         found, start = await asyncio.to_thread(_find, ask, entries, months)
-    scalars = {"start": start, "size": size}
+    scalars = {"start": start, "size": size, "free_bytes": shutil.disk_usage(entries.folder).free}
     blobs = {"entries": found, "checkpoint": [checkpoint.encode()]}
     return wire.encode("entries", os.urandom(wire.SALT_BYTES), scalars, {}, blobs)
 

@@ -97,6 +97,7 @@ class Statistics:
     unverified: int
     size_bytes: int
     settings: dict[str, str] = field(default_factory=dict)
+    free_bytes: int = 0  # on the disk that it writes to; 0: not known
     complete: bool = True  # else the engine stopped, and there is at least so much
 
 

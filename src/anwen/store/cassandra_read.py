@@ -305,7 +305,7 @@ async def statistics(session: Session, disk_bytes: int, settings: dict[str, str]
     complete = [await _within_time(count(session, counts)) for count in (_count_rows, _count_postings)]
     records, versions, postings = counts["records"], counts["versions"], counts["postings"]
     size_bytes = max(disk_bytes, 16 * (records + versions + postings))  # what is in memory alone is not on disk yet
-    return Statistics(records, versions, postings, counts["unverified"], size_bytes, settings, all(complete))
+    return Statistics(records, versions, postings, counts["unverified"], size_bytes, settings, complete=all(complete))
 
 
 async def _within_time(counting: Awaitable[None]) -> bool:

@@ -114,7 +114,7 @@ async def statistics(db: Connection, hosts: int) -> Statistics:
     )
     ((size_bytes,),) = await answer.fetchall()
     (records, versions, postings, unverified), whole = zip(*[await _count(db, what) for what in counted], strict=True)
-    return Statistics(records, versions, postings, unverified, size_bytes, settings, all(whole))
+    return Statistics(records, versions, postings, unverified, size_bytes, settings, complete=all(whole))
 
 
 async def _count(db: Connection, what: str) -> tuple[int, bool]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,4 +102,5 @@ def statistics(db: sqlite3.Connection, path: Path) -> Statistics:
     unverified = count("row INDEXED BY row_unverified WHERE verified = 0")
     size_bytes = sum(p.stat().st_size for p in (path, path.with_name(path.name + "-wal")) if p.exists())
     counts = count("subject"), rows, count("posting"), unverified
-    return Statistics(*counts, size_bytes, schema.settings(db), max(counts) < base.COUNT_MOST)
+    free_bytes, complete = shutil.disk_usage(path.parent).free, max(counts) < base.COUNT_MOST
+    return Statistics(*counts, size_bytes, schema.settings(db), free_bytes, complete)

@@ -25,7 +25,7 @@ from anwen.client.records import Record
 from anwen.client.session import Timing
 from anwen.client.vault import AsyncVault
 from anwen.errors import AnwenError, NotFoundError, UnavailableError
-from anwen.rehearse.outage.figures import KINDS, OK, Operation
+from anwen.rehearse.outage.figures import OK, Operation
 from anwen.sample.people import People
 
 DEADLINE_S, GIVE_UP_S = 2.0, 1.8
@@ -112,8 +112,7 @@ class Client:
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the pace until `stop` is set, then wait for what is under way."""
         tasks: set[asyncio.Task[None]] = set()
-        starters = dict(zip(KINDS, (self._write, self._look, self._find), strict=True))
-        kinds = [starters[kind] for kind in self.plan.kinds]
+        kinds = [{"write": self._write, "read": self._look, "find": self._find}[kind] for kind in self.plan.kinds]
         for turn, planned in enumerate(moments(time.monotonic(), self.plan.client, self.plan.every_s, len(kinds))):
             try:
                 async with asyncio.timeout_at(planned):
@@ -121,8 +120,7 @@ class Client:
                     break
             except TimeoutError:
                 pass
-            step, kind = divmod(turn, len(kinds))
-            task = asyncio.create_task(kinds[kind](step, planned))
+            task = asyncio.create_task(kinds[turn % len(kinds)](turn // len(kinds), planned))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)

@@ -298,7 +298,7 @@ class _Rehearsal:
             await self._forget(mine[0])
         run.lost = await check.missing(self.zones, mine, {k: self.known[k] for k in self.hot})
         run.logs = await check.logs(self.zones)
-        run.broken = broken(run, self.settings.store, self.settings.every_s)
+        run.broken = broken(run, s.store, s.every_s)
 
     async def _harm(self, fault: Fault, run: Run) -> dict[str, float]:
         """Let the load run before, during and after a fault; return the processor time of each part before it.
