@@ -147,7 +147,7 @@ def test_a_keeper_that_is_asked_too_late_for_a_round_is_asked_in_the_next(rig, p
     """Its answer would not combine with the others', and its refusal would not be about the caller's rights."""
     clerk = rig.connect("case_worker", "casework", timing=Timing(deadline_s=20.0, least_s=2.0, most_s=2.0))
     (found,) = clerk.find("person", phone=people[0]["phone"])
-    monkeypatch.setattr(clerk.session.health, "may_hedge", lambda: False)
+    monkeypatch.setattr(clerk.session.health, "may_hedge", lambda _op: False)
     failed, life_s = [], session_module.GRANT_LIFE_S
 
     async def fail_late(answer, _):

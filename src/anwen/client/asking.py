@@ -81,7 +81,7 @@ class Calls(Generic[T]):
             return False
         trusted = all(self._health.trusted(r, now_s) for r, *_ in self._under_way.values())
         free = not trusted and any(self._health.trusted(r, now_s) for r in others)
-        if not free and not self._health.may_hedge():
+        if not free and not self._health.may_hedge(self._op):
             self._late_at_s = now_s + self._health.least_s  # what is free may have changed by then
             return False
         return True

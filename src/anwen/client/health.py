@@ -24,7 +24,8 @@ DOWN_S = 5.0
 """A suspect that was not heard for so long is down: no second opinion waits for it."""
 
 HEDGES, HEDGES_AT_ONCE = 0.1, 10.0
-"""At most so many second requests for each answer, and in reserve: an overload must not be doubled by impatience."""
+"""At most so many second requests for each answer of the same operation, and in reserve: an overload must not be
+doubled by impatience. A put, which costs a node as much as many small requests, gets none for their answers."""
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Health:
     zones: Mapping[str, str] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _estimates: dict[tuple[str, str, int], Estimate] = field(default_factory=dict)
-    _hedges: float = HEDGES_AT_ONCE
+    _hedges: dict[str, float] = field(default_factory=dict)  # left, by operation
 
     def _of(self, recipient: str) -> _Known:
         if recipient not in self._known:
@@ -122,11 +123,11 @@ class Health:
         ]
         return min(found, default=default_s)
 
-    def may_hedge(self) -> bool:
+    def may_hedge(self, op: str) -> bool:
         """Return whether a second request may be sent for a late first one, and count it."""
-        if self._hedges < 1:
+        if (left := self._hedges.get(op, HEDGES_AT_ONCE)) < 1:
             return False
-        self._hedges -= 1
+        self._hedges[op] = left - 1
         return True
 
     def to_probe(self, recipients: Sequence[str], now_s: float) -> list[str]:
@@ -163,7 +164,7 @@ class Health:
         else:
             self._estimates[key] = Estimate.of(now_s - sent_s)
         known.heard_s = now_s
-        self._hedges = min(self._hedges + HEDGES, HEDGES_AT_ONCE)
+        self._hedges[op] = min(self._hedges.get(op, HEDGES_AT_ONCE) + HEDGES, HEDGES_AT_ONCE)
         if late:
             self.failed(recipient, now_s)
         else:
