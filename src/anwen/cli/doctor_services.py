@@ -231,10 +231,8 @@ async def _log(policy: Policy, asking: _Asking, keeper: str) -> list[Check]:
         log = await _within(inspecting.log_state(asking.session, asking.purpose, keeper), COSIGN_S)
     except AnwenError as error:
         return [_failed(what, error)]
-    room, silent = (
-        disk(f"disk of keeper {keeper}", log.free_bytes),
-        sorted(set(policy.keepers) - {keeper, *log.cosigned_by}),
-    )
+    room = disk(f"disk of keeper {keeper}", log.free_bytes)
+    silent = sorted(set(policy.keepers) - {keeper, *log.cosigned_by})
     age_s = time.time() - log.cosigned_s
     last = f"cosigned {age_s:.0f} s ago" if log.cosigned_s else "never cosigned"
     text = f"{last}, {log.behind:,} entries since; now by {', '.join(log.cosigned_by) or 'nobody'}"
@@ -259,7 +257,7 @@ async def _node(policy: Policy, asking: _Asking | None, info: NodeInfo) -> list[
     text += f", {state.counts['size_bytes'] / 2**20:,.1f} MiB"
     found = [_in_step(what, text, policy, state.policy_version, offset)]
     found += store_lines(policy.engine, info.id, state)
-    found += [disk(f"disk of node {info.id}", free)] if (free := state.counts["free_bytes"]) else []
+    found += [disk(f"disk of node {info.id}", state.counts["free_bytes"])] if policy.engine == "sqlite" else []
     if state.counts["unverified"]:
         said = f"{state.counts['unverified']:,} rows were written with a keeper down: no two compared"
         found.append(Check("warn", f"rows of node {info.id}", said))
