@@ -72,18 +72,18 @@ async def measure(setting: Any, rounds: Rounds, engine: str, file: Path, rows: i
     async with servers(engine, setting.folder / engine) as found:
         limit = await asyncio.to_thread(plain, found, file, WAYS[0].batch)
         shape = Shape(engine=engine, store=settings_of(found))
-        system = anwen.System(anwen.create(setting.folder / "vault", shape))
-        try:
-            await asyncio.to_thread(system.start)
-            said = await asyncio.to_thread(run_import, system, file, WAYS[0])
-            if said.get("stored") != rows:
-                raise RuntimeError(f"{engine}: expected {rows} rows stored, got {said}")
-            wrong = await asyncio.to_thread(wrong_rows, system, rows)
-            rounds.gate.check(wrong == 0, f"{engine}: rows not found, or not opened equal")
-        finally:
-            await asyncio.to_thread(system.stop)
-            shutil.rmtree(system.path, ignore_errors=True)
-    return {"sealed": said["stored"] / said["seconds"], "plain": limit}
+        sealed = await asyncio.to_thread(_sealed, setting, rounds, shape, file, rows)
+    return {"sealed": sealed, "plain": limit}
+
+
+def _sealed(setting: Any, rounds: Rounds, shape: Shape, file: Path, rows: int) -> float:
+    """Import into a fresh vault and check it; return rows a second."""
+    with anwen.running(setting.folder / "vault", shape) as system:
+        said = run_import(system, file, WAYS[0])
+        if said.get("stored") != rows:
+            raise RuntimeError(f"{shape.engine}: expected {rows} rows stored, got {said}")
+        rounds.gate.check(wrong_rows(system, rows) == 0, f"{shape.engine}: rows not found, or not opened equal")
+    return float(said["stored"] / said["seconds"])
 
 
 def run(setting: Any) -> tuple[Rounds, dict[str, Any]]:

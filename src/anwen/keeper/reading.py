@@ -7,7 +7,6 @@ import datetime as dt
 import functools
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 
 from anwen.errors import TooLargeError
@@ -15,6 +14,7 @@ from anwen.formats import wire
 from anwen.keeper.log import Log, entry_members
 from anwen.keeper.requests import Ask, Work
 from anwen.keeper.side import MonthKeys
+from anwen.net.metrics import usage
 from anwen.policy import purposes
 
 MAX_ENTRIES = 4096
@@ -50,7 +50,7 @@ async def read(ask: Ask, entries: Log, months: MonthKeys, checkpoint: str) -> by
         found = await asyncio.to_thread(entries.read, start, ask.message.number("count"))
     else:
         found, start = await asyncio.to_thread(_find, ask, entries, months)
-    scalars = {"start": start, "size": size, "free_bytes": shutil.disk_usage(entries.folder).free}
+    scalars = {"start": start, "size": size, "free_bytes": usage(entries.folder)[2]}
     blobs = {"entries": found, "checkpoint": [checkpoint.encode()]}
     return wire.encode("entries", os.urandom(wire.SALT_BYTES), scalars, {}, blobs)
 

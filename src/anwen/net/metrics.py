@@ -44,6 +44,14 @@ _CONNECTIONS, _HEAD_BYTES, _TIMEOUT_S = 8, 8192, 5.0
 _log = logging.getLogger("anwen.net")
 
 
+def usage(path: Path) -> tuple[int, int, int]:
+    """Return the bytes of a path's disk: all, used, free for us. Raises StorageError."""
+    try:
+        return shutil.disk_usage(path)
+    except OSError as error:
+        raise StorageError(f"{path.name}: {error.strerror}") from error
+
+
 class Metrics:
     """Counts of one service. Not for several threads: an event loop counts."""
 
@@ -73,15 +81,8 @@ class Metrics:
 
     def follow_disk(self, path: Path) -> None:
         """Show how full the disk is that a service writes to."""
-
-        def usage() -> tuple[int, int, int]:
-            try:
-                return shutil.disk_usage(path)
-            except OSError as error:
-                raise StorageError(f"{path.name}: {error.strerror}") from error
-
-        self.gauge("anwen_disk_free_bytes", "Free for the service on its data's disk.", lambda: usage()[2])
-        self.gauge("anwen_disk_size_bytes", "Size of the disk of the service's data.", lambda: usage()[0])
+        self.gauge("anwen_disk_free_bytes", "Free for the service on its data's disk.", lambda: usage(path)[2])
+        self.gauge("anwen_disk_size_bytes", "Size of the disk of the service's data.", lambda: usage(path)[0])
 
     def follow_policy(self, version: Callable[[], int], expires_s: Callable[[], int]) -> None:
         """Show which policy is in force, and for how long."""

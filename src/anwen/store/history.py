@@ -54,20 +54,8 @@ class Loading:
     def take(self, columns: Sequence[Any]) -> Loaded:
         """Return the next row, its columns as in `copying.BULK`; those of a record follow each other, ascending."""
         record, version, tag, collection, subject, collected_s, expires_s, verified, labels, sealed = columns
-        about = (
-            collection,
-            subject,
-            record,
-            version,
-            tag,
-            collected_s,
-            expires_s,
-            sealed,
-            NO_WRAPS,
-            bool(verified),
-            labels,
-        )
+        about = collection, subject, record, version, tag, collected_s, expires_s, sealed, NO_WRAPS, bool(verified)
         earlier = [r for r in self._current if r.record == record]
-        row = StoredRow(*about)
+        row = StoredRow(*about, labels)
         self._current = current([*earlier, row], frozenset())
         return Loaded(row, numbers(earlier), numbers(r for r in self._current if r.version != version))

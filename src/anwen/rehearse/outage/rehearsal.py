@@ -283,18 +283,17 @@ class _Rehearsal:
         self.outcome.untested.append(f"{name} {zone}")
 
     async def _run(self, run: Run) -> None:
-        fault = FAULTS[run.fault]
+        fault, s = FAULTS[run.fault], self.settings
         with tempfile.TemporaryDirectory(prefix="load-", dir=self.zones.folder.path) as folder:
             async with self._clients(Path(folder)) as logs:
                 taken = await self._harm(fault, run)
             run.operations = sorted((o for p in logs for o in load.read_log(p)), key=lambda o: o.planned)
             before = max(1, sum(o.ended < run.at.fault for o in run.operations))
             run.processor_ms = {part: round(1000 * s / before, 1) for part, s in taken.items()}
-        s = self.settings
         run.figures = figures.summarise(run.operations, run.at, self.known, s.every_s, s.kinds)
         run.speed = self.speed.slowest(run.at.begin, run.at.end)
         mine = self._acknowledged(run.operations)
-        if self.settings.broken == "forget" and mine:
+        if s.broken == "forget" and mine:
             await self._forget(mine[0])
         run.lost = await check.missing(self.zones, mine, {k: self.known[k] for k in self.hot})
         run.logs = await check.logs(self.zones)
